@@ -1,0 +1,161 @@
+"""The error tree, branched by who can act.
+
+    QuernelError
+    ├── InvalidRequestError        the caller changes the request            HTTP 400
+    │   ├── EmptyInputError
+    │   ├── InputTooLongError
+    │   ├── InvalidDimensionsError
+    │   ├── TokenIdRangeError
+    │   └── ModelNotFoundError     no such model here                        HTTP 404
+    ├── ModelLoadError             the operator changes the model or a file
+    │   ├── UnsupportedModelError  not a Qwen3 embedding model or reranker
+    │   ├── ConfigError            config.json is missing, broken or contradictory
+    │   ├── CheckpointError        weights are missing, broken, misshapen or unexpected
+    │   ├── TokenizerError         tokenizer.json is missing, broken or does not fit the model
+    │   └── DownloadError          the hub could not give the files
+    ├── SettingsError              the operator changes a flag, variable or file key
+    ├── UnavailableError           the same request may succeed later        HTTP 503
+    │   ├── OverloadedError        the queue is full                         HTTP 429
+    │   └── EngineClosedError      the engine is shutting down
+    └── InternalError              ours to mend                              HTTP 500
+        └── NonFiniteError         a result was NaN or infinite, in float32 too
+
+Every error has a stable `code`; which HTTP status it becomes is `status`. A message names the value at fault;
+`hint` says the way out; `param` names the request field or setting, where there is one.
+"""
+
+from typing import ClassVar
+
+
+class QuernelError(Exception):
+    """Any error that Quernel raises on purpose.
+
+    Args:
+        message: What is wrong, with the value at fault.
+        param: The request field, setting or file that it is about.
+        hint: What to do about it, as one sentence.
+    """
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+    def __init__(self, message: str, *, param: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class InvalidRequestError(QuernelError):
+    """The request cannot be answered as it is; the caller changes it."""
+
+    code = "invalid_request"
+    status = 400
+
+
+class EmptyInputError(InvalidRequestError):
+    """A list that must hold something holds nothing (an empty *text* is fine: it is the end token alone)."""
+
+    code = "empty_input"
+
+
+class InputTooLongError(InvalidRequestError):
+    """A text has more tokens than the model reads, and `truncate` does not allow a cut."""
+
+    code = "input_too_long"
+
+
+class InvalidDimensionsError(InvalidRequestError):
+    """`dimensions` is outside what the model offers."""
+
+    code = "invalid_dimensions"
+
+
+class TokenIdRangeError(InvalidRequestError):
+    """A token id is not in the model's vocabulary."""
+
+    code = "token_id_out_of_range"
+
+
+class ModelNotFoundError(InvalidRequestError):
+    """No model of that name and kind is served here."""
+
+    code = "model_not_found"
+    status = 404
+
+
+class ModelLoadError(QuernelError):
+    """A model cannot be loaded; the operator changes the model, its files or the settings."""
+
+    code = "model_load_failed"
+
+
+class UnsupportedModelError(ModelLoadError):
+    """The checkpoint is not a Qwen3 embedding model or reranker."""
+
+    code = "unsupported_model"
+
+
+class ConfigError(ModelLoadError):
+    """`config.json` or a side file is missing, broken or contradictory."""
+
+    code = "invalid_config"
+
+
+class CheckpointError(ModelLoadError):
+    """The weight files are missing, broken, or do not hold the tensors that the configuration asks for."""
+
+    code = "invalid_checkpoint"
+
+
+class TokenizerError(ModelLoadError):
+    """`tokenizer.json` is missing, broken, or does not fit the model."""
+
+    code = "invalid_tokenizer"
+
+
+class DownloadError(ModelLoadError):
+    """The hub could not give the files: no such repository, no network, no permission."""
+
+    code = "download_failed"
+
+
+class SettingsError(QuernelError):
+    """A flag, environment variable or file key is wrong; the operator changes it."""
+
+    code = "invalid_settings"
+
+
+class UnavailableError(QuernelError):
+    """The request was fine and may succeed later."""
+
+    code = "unavailable"
+    status = 503
+
+
+class OverloadedError(UnavailableError):
+    """The queue is full."""
+
+    code = "overloaded"
+    status = 429
+
+
+class EngineClosedError(UnavailableError):
+    """The engine is shutting down or has stopped."""
+
+    code = "engine_closed"
+
+
+class InternalError(QuernelError):
+    """A fault of ours."""
+
+    code = "internal_error"
+
+
+class NonFiniteError(InternalError):
+    """A result was NaN or infinite even when computed in float32; it is never handed out."""
+
+    code = "non_finite_result"

@@ -1,0 +1,74 @@
+"""Where things stand in a packed batch: the forest of segments, as plain numbers. No torch, no token ids.
+
+A segment is a run of tokens that extends a parent segment, or nothing. A token sees all tokens of its segment's
+ancestors, and those before it in its own segment. Mixed lengths, a shared instruction, a reranker's shared query and
+duplicated texts are all this one structure; there is no padding anywhere.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A run of tokens in the packed stream.
+
+    Attributes:
+        start: Its first row.
+        length: Its tokens, at least one.
+        parent: Index of the segment that it extends, which stands before it; `None` for a root.
+        position: Position of its first token in the text: the total length of its ancestors.
+    """
+
+    start: int
+    length: int
+    parent: int | None
+    position: int
+
+    @property
+    def stop(self) -> int:
+        """The row after its last."""
+        return self.start + self.length
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A packed batch without its tokens.
+
+    Attributes:
+        segments: In the order of the stream, each after its parent, together covering every row once.
+        reads: Indexes of the segments whose last token is read, in the order of the results.
+    """
+
+    segments: tuple[Segment, ...]
+    reads: tuple[int, ...]
+
+    @classmethod
+    def from_lengths(cls, lengths: Sequence[int]) -> "Layout":
+        """Independent texts, one after the other, each read at its last token."""
+        starts = accumulate(lengths, initial=0)
+        segments = tuple(Segment(start, length, None, 0) for start, length in zip(starts, lengths, strict=False))
+        return cls(segments, tuple(range(len(segments))))
+
+    @property
+    def num_tokens(self) -> int:
+        """Rows of the stream."""
+        return self.segments[-1].stop if self.segments else 0
+
+    @cached_property
+    def children(self) -> dict[int, tuple[int, ...]]:
+        """For each segment that has any: the segments that extend it, in the order of the stream."""
+        found: dict[int, list[int]] = {}
+        for index, segment in enumerate(self.segments):
+            if segment.parent is not None:
+                found.setdefault(segment.parent, []).append(index)
+        return {parent: tuple(children) for parent, children in found.items()}
+
+    def ancestors(self, index: int) -> Iterable[int]:
+        """The segments that `index` extends, nearest first."""
+        parent = self.segments[index].parent
+        while parent is not None:
+            yield parent
+            parent = self.segments[parent].parent
