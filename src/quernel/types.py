@@ -38,6 +38,10 @@ class Truncate(StrEnum):
     START = "start"
     """Drop its start."""
 
+    @classmethod
+    def _missing_(cls, value: object) -> "Truncate":
+        raise InvalidRequestError(f"truncate is {value!r}.", param="truncate", hint="Use 'error', 'end' or 'start'.")
+
 
 class InputType(StrEnum):
     """Whether a text asks or answers; the model reads the two in different prompts."""
@@ -64,7 +68,8 @@ class EmbeddingRequest:
         input_type: Query or document.
         prompt_name: A prompt named in the model's files (`query`, `document`, ...).
         dimensions: Length of the vectors, from 32 to the model's own; `None` for all of it.
-        normalize: Scale the vectors to length 1, after cutting them to `dimensions`.
+        normalize: Scale the vectors to length 1, after cutting them to `dimensions`; `None` for what the model's files
+            say (the official ones say yes).
         truncate: What to do with inputs longer than the model reads.
     """
 
@@ -73,10 +78,11 @@ class EmbeddingRequest:
     input_type: InputType | None = None
     prompt_name: str | None = None
     dimensions: int | None = None
-    normalize: bool = True
+    normalize: bool | None = None
     truncate: Truncate = Truncate.ERROR
 
     def __post_init__(self) -> None:
+        _refuse_single_text("input", self.inputs)
         if not self.inputs:
             raise EmptyInputError(
                 "input holds no texts.", param="input", hint="Send at least one text; an empty string is allowed."
@@ -128,6 +134,7 @@ class RerankRequest:
     max_tokens_per_document: int | None = None
 
     def __post_init__(self) -> None:
+        _refuse_single_text("documents", self.documents)
         if not self.query:
             raise EmptyInputError("query is empty.", param="query", hint="Send the text that documents are ranked for.")
         if not self.documents:
@@ -268,3 +275,9 @@ def check_dimensions(dimensions: int | None, full: int) -> int:
             hint=f"Leave it out for {full}.",
         )
     return dimensions
+
+
+def _refuse_single_text(field: str, texts: object) -> None:
+    """A `str` is a sequence of one-letter texts to Python; nobody means that."""
+    if isinstance(texts, str):
+        raise InvalidRequestError(f"{field} is a single text.", param=field, hint="Put it into a list.")

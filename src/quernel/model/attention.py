@@ -14,6 +14,7 @@ Shapes:
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -140,7 +141,7 @@ def _row_index(rows: Sequence[slice], device: torch.device) -> Tensor | slice | 
     if not rows:
         return None
     ordered = sorted(rows, key=lambda part: int(part.start))
-    if all(left.stop == right.start for left, right in zip(ordered, ordered[1:], strict=False)):
+    if all(left.stop == right.start for left, right in pairwise(ordered)):
         return slice(ordered[0].start, ordered[-1].stop)
     return torch.cat([torch.arange(part.start, part.stop, device=device) for part in ordered])
 

@@ -73,7 +73,8 @@ class Qwen3Config:
         attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
         mlp = 3 * self.hidden_size * self.intermediate_size
         norms = 2 * self.hidden_size + 2 * self.head_dim
-        return self.vocab_size * self.hidden_size + self.num_hidden_layers * (attention + mlp + norms) + self.hidden_size
+        layers = self.num_hidden_layers * (attention + mlp + norms)
+        return self.vocab_size * self.hidden_size + layers + self.hidden_size
 
     @classmethod
     def load(cls, folder: Path) -> "Qwen3Config":
@@ -91,7 +92,7 @@ class Qwen3Config:
 
         Raises:
             ConfigError: A number is missing or wrong.
-            UnsupportedModelError: Not Qwen3, or a variant whose arithmetic differs (biases, sliding window, scaled rope).
+            UnsupportedModelError: Not Qwen3, or a variant with other arithmetic (biases, sliding window, scaled rope).
         """
         architectures = raw.get("architectures") or []
         model_type = raw.get("model_type")

@@ -39,7 +39,7 @@ class Layout:
 
     Attributes:
         segments: In the order of the stream, each after its parent, together covering every row once.
-        reads: Indexes of the segments whose last token is read, in the order of the results.
+        reads: Indexes of the segments whose last token is read, each once, in the order of the results.
     """
 
     segments: tuple[Segment, ...]

@@ -16,7 +16,7 @@ from quernel.model.layout import Layout
 class Qwen3(nn.Module):
     """Qwen3 without its language-model head, which neither an embedding model nor a reranker runs.
 
-    Parameter names are those of the official embedding files: `embed_tokens.weight`, `layers.0.self_attn.q_proj.weight`.
+    Parameters have the names of the official embedding files: `embed_tokens.weight`, `layers.0.mlp.up_proj.weight`.
 
     Source: arXiv 2505.09388; `Qwen3Model` in transformers, with which it agrees to rounding (`tests/parity`).
     """

@@ -1,0 +1,52 @@
+# Each target does its own set-up in .venv, with the versions in constraints.txt, and nothing else is needed.
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 1234
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: serve test check bench example docs constraints clean
+
+serve: $(VENV)/.runs  ## serve the built-in models on http://127.0.0.1:1234 (MODEL="..." PORT=...)
+	$(BIN)/quernel serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
+
+test: $(VENV)/.tests  ## run the tests
+	$(BIN)/pytest
+
+check: $(VENV)/.checks  ## lint, types, import layers, generated documentation
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate_reference.py --check
+
+example: $(VENV)/.tests  ## search a small collection with and without reranking (DATA=folder for your own)
+	$(BIN)/python examples/search.py $(if $(DATA),--data $(DATA))
+
+bench: $(VENV)/.tests  ## measure against transformers and sentence-transformers on this machine
+	$(BIN)/python benchmarks/parity_full_size.py
+
+docs: $(VENV)/.tests  ## write the generated parts of the documentation
+	$(BIN)/python docs/generate_reference.py
+
+constraints: $(VENV)/.checks  ## rewrite constraints.txt from what is installed
+	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f > constraints.txt
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) pip
+
+$(VENV)/.runs: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.runs
+	$(INSTALL) --editable . --group test
+	@touch $@
+
+$(VENV)/.checks: $(VENV)/.tests
+	$(INSTALL) --group check
+	@touch $@

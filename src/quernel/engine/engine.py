@@ -1,0 +1,154 @@
+"""The thread that computes, and the door to it: many callers, one queue, batches across all of them."""
+
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from quernel.engine.config import EngineConfig
+from quernel.engine.scheduler import Item, Job, Scheduler
+from quernel.errors import EngineClosedError, InternalError, NonFiniteError
+from quernel.types import TokenPath, Vectors
+
+logger = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What the engine needs of a model: `ModelRunner`, or a fake."""
+
+    def run(self, paths: Sequence[TokenPath]) -> Vectors:
+        """Hidden states of the prompts' last tokens, float32 `[N, C]`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counts since the start.
+
+    Attributes:
+        num_batches: Batches run.
+        num_prompts: Prompts computed.
+        num_waiting_tokens: Tokens in the queue now.
+    """
+
+    num_batches: int
+    num_prompts: int
+    num_waiting_tokens: int
+
+
+class Engine:
+    """Computes prompts for many callers at once.
+
+    It batches whatever waits, without waiting for more: idle, a request starts at once; busy, batches grow.
+    Close it (or use it in a `with` block); its thread does not keep the process alive.
+
+    Args:
+        runner: Runs one batch.
+        config: Sizes of batches and queue.
+    """
+
+    def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
+        self._runner = runner
+        self._scheduler = Scheduler(config or EngineConfig())
+        self._changed = threading.Condition()
+        self._closed = False
+        self._num_batches = 0
+        self._num_prompts = 0
+        self._thread = threading.Thread(target=self._work, name="quernel-engine", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start."""
+        with self._changed:
+            return EngineStatistics(self._num_batches, self._num_prompts, self._scheduler.num_waiting_tokens)
+
+    def submit(self, paths: Sequence[TokenPath]) -> "Future[Vectors]":
+        """The promise of the prompts' hidden states, float32 `[N, C]`. Cancelling it drops what is not computed yet.
+
+        Callable from any thread.
+
+        Raises:
+            OverloadedError: The queue is full.
+            EngineClosedError: The engine is closed.
+        """
+        job = Job(paths)
+        with self._changed:
+            if self._closed:
+                raise EngineClosedError("The engine is closed.", hint="Make a new one, or wait for the restart.")
+            self._scheduler.add(job)
+            self._changed.notify()
+        return job.future
+
+    def close(self) -> None:
+        """Finish the batch in work, fail what waits with `EngineClosedError`, stop the thread. Safe to call twice."""
+        with self._changed:
+            self._closed = True
+            waiting = self._scheduler.clear()
+            self._changed.notify()
+        for job in waiting:
+            job.fail(EngineClosedError("The engine was closed before this request was computed."))
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or len(self._scheduler))
+                if self._closed:
+                    return
+                batch = self._scheduler.next_batch()
+            if batch:
+                self._run(batch)
+
+    def _run(self, batch: Sequence[Item]) -> None:
+        """Compute a batch; where memory runs out, its halves. A failure reaches only the jobs that are in it."""
+        try:
+            hidden = self._runner.run([item.path for item in batch])
+        except Exception as error:  # whatever torch raises belongs to the callers, and the thread goes on
+            if len(batch) > 1:
+                logger.warning(
+                    "A batch of %d prompts failed (%s); trying its halves.", len(batch), type(error).__name__
+                )
+                self._run(batch[: len(batch) // 2])
+                self._run(batch[len(batch) // 2 :])
+                return
+            logger.exception("A prompt of %d tokens failed.", sum(map(len, batch[0].path)))
+            failure = InternalError(f"The model failed on an input ({type(error).__name__}).", hint="The log has more.")
+            failure.__cause__ = error
+            batch[0].job.fail(failure)
+            return
+        finite = np.isfinite(hidden).all(axis=1)
+        for row, item in enumerate(batch):
+            if finite[row]:
+                item.job.deliver(item.index, hidden[row])
+            else:
+                item.job.fail(
+                    NonFiniteError(
+                        f"The model's result for input {item.index} is not finite, in float32 too.",
+                        param="input",
+                        hint="The checkpoint may be damaged: try `quernel verify`.",
+                    )
+                )
+        with self._changed:
+            self._num_batches += 1
+            self._num_prompts += len(batch)
+
+
+def wait(hidden: "Future[Vectors]") -> Vectors:
+    """The result, or its error; an interrupt (Ctrl-C) drops the work."""
+    try:
+        return hidden.result()
+    except BaseException:
+        hidden.cancel()
+        raise

@@ -1,0 +1,134 @@
+"""What `Embedder` and `Reranker` share: a checkpoint found, read and loaded, with its engine running."""
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+
+from quernel.engine.config import EngineConfig
+from quernel.engine.engine import Engine
+from quernel.engine.runner import ModelRunner
+from quernel.errors import SettingsError, TokenizerError, UnsupportedModelError
+from quernel.model.config import Qwen3Config, load_json
+from quernel.model.dtypes import resolve_device, resolve_dtype
+from quernel.model.files import locate
+from quernel.model.side_files import SideFiles, load_side_files
+from quernel.model.weights import load_model, stored_dtype
+from quernel.prompts.prompt import Prompt
+from quernel.prompts.tokenizer import Tokenizer
+from quernel.types import ModelInfo, ModelKind, Vectors
+
+
+class LocalModel(ABC):
+    """A Qwen3 model on this machine. Any number of threads and tasks may use it at once.
+
+    Args:
+        model: A hub id (`owner/name`, `owner/name@revision`), a folder, or a built-in name; `None` for the built-in
+            model of this kind.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        dtype: `auto` (what the machine computes well), `float32`, `bfloat16` or `float16`.
+        revision: Branch, tag or commit on the hub.
+        max_tokens: Longest input; at most (and by default) what the checkpoint promises.
+        engine: Sizes of batches and queue.
+        cache_dir: Where the hub's files are kept; by default where `huggingface_hub` keeps them.
+        token: Access token of the hub.
+        offline: Use only what is in the cache.
+
+    Raises:
+        ModelLoadError: The model cannot be found, read or used.
+        SettingsError: A setting does not fit this machine or this model.
+    """
+
+    kind: ClassVar[ModelKind]
+    builtin: ClassVar[str]
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        max_tokens: int | None = None,
+        engine: EngineConfig | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        model = self.builtin if model is None else model
+        files = locate(model, revision=revision, cache_dir=cache_dir, token=token, offline=offline)
+        folder = files.folder
+        raw_config = load_json(folder / "config.json")
+        config = Qwen3Config.from_dict(raw_config)
+        side_files = load_side_files(folder, config, raw_config)
+        if side_files.kind not in (None, self.kind):
+            raise UnsupportedModelError(
+                f"{files.name} is a {side_files.kind}, not a {self.kind}.",
+                param="model",
+                hint=f"Use it as a {side_files.kind}.",
+            )
+        tokenizer = Tokenizer.load(folder)
+        if tokenizer.vocab_size > config.vocab_size:
+            raise TokenizerError(
+                f"The tokenizer of {files.name} has ids up to {tokenizer.vocab_size - 1}, but the model only "
+                f"{config.vocab_size} rows.",
+                hint="tokenizer.json belongs to another model.",
+            )
+        chosen_device = resolve_device(device)
+        chosen_dtype = resolve_dtype(dtype, chosen_device, stored_dtype(folder))
+        self._info = ModelInfo(
+            name=files.name,
+            kind=self.kind,
+            dimensions=config.hidden_size,
+            max_tokens=_limit(max_tokens, config, side_files),
+            dtype=str(chosen_dtype).removeprefix("torch."),
+            device=str(chosen_device),
+            num_parameters=config.num_parameters,
+            revision=files.revision,
+            prompts=tuple(side_files.prompts),
+        )
+        self._prepare(folder, config, side_files, tokenizer)
+        load = partial(load_model, folder, config, device=chosen_device)
+        runner = ModelRunner(
+            load(dtype=chosen_dtype),
+            load_wide=None if chosen_dtype is torch.float32 else partial(load, dtype=torch.float32),
+        )
+        self._engine = Engine(runner, engine)
+        self._finalizer = weakref.finalize(self, self._engine.close)
+
+    @abstractmethod
+    def _prepare(self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
+        """Set up what this kind of model needs besides the engine: prompts and readout."""
+
+    def _submit(self, prompts: Sequence[Prompt]) -> "Future[Vectors]":
+        return self._engine.submit([prompt.path for prompt in prompts])
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the model is."""
+        return self._info
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the engine; requests that wait fail with `EngineClosedError`. Safe to call twice."""
+        self._finalizer()
+
+
+def _limit(max_tokens: int | None, config: Qwen3Config, side_files: SideFiles) -> int:
+    """The longest input in tokens: what was asked for, if the checkpoint promises as much."""
+    promised = min(config.max_position_embeddings, side_files.max_tokens or config.max_position_embeddings)
+    if max_tokens is None:
+        return promised
+    if not 1 <= max_tokens <= promised:
+        raise SettingsError(f"max_tokens is {max_tokens}, but this model reads 1 to {promised}.", param="max_tokens")
+    return max_tokens
