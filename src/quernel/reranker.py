@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from quernel.model.heads import load_score_row, relevance, sigmoid
 from quernel.model.side_files import SideFiles
 from quernel.prompts.prompt import Prompt
 from quernel.prompts.reranking import RerankPrompts
+from quernel.prompts.templates import CARD_TEMPLATE
 from quernel.prompts.tokenizer import Tokenizer
 from quernel.types import (
     ModelKind,
@@ -44,7 +46,10 @@ class Reranker(LocalModel):
     builtin = "quernel/tiny-reranker"
 
     def _prepare(self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
-        self._prompts = RerankPrompts(tokenizer, max_tokens=self.info.max_tokens)
+        template = CARD_TEMPLATE
+        if side_files.instruction:
+            template = replace(template, default_instruction=side_files.instruction)
+        self._prompts = RerankPrompts(tokenizer, max_tokens=self.info.max_tokens, template=template)
         yes_id, no_id = side_files.answer_ids or self._prompts.answer_ids()
         self._score_row = load_score_row(folder, config, yes_id, no_id).numpy()
 

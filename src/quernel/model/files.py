@@ -1,0 +1,178 @@
+"""Which folder holds a model: a local one, a built-in one, or the hub's cache. It opens no file of the model."""
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from quernel.errors import DownloadError, ModelLoadError, SettingsError, UnsupportedModelError
+
+BUILTIN = {
+    name: f"quernel/{folder}"
+    for folder in ("tiny-embedding", "tiny-reranker")
+    for name in (folder, f"quernel/{folder}")
+}
+"""What the models inside the package may be called, and the name that each goes by."""
+
+PATTERNS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "model.safetensors.index.json",
+    "*.safetensors",
+    "modules.json",
+    "[0-9]_*/config.json",
+    "config_sentence_transformers.json",
+    "sentence_bert_config.json",
+)
+"""The files of a hub repository that are of use here."""
+
+LEFT_OUT = ("*/*.safetensors",)
+"""Those that `PATTERNS` would match (a `*` there crosses folders), but that are weights of something else."""
+
+HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFiles:
+    """A model's files on this machine.
+
+    Attributes:
+        folder: Where they are.
+        name: What the model is called: the hub id, the built-in name, or the folder as it was given.
+        revision: The commit of the files, if they are the hub's.
+    """
+
+    folder: Path
+    name: str
+    revision: str | None
+
+
+def locate(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    offline: bool = False,
+) -> ModelFiles:
+    """The folder of `model`, downloaded first if need be.
+
+    A built-in name means the built-in model even where a folder has that name (write `./tiny-embedding` for the
+    folder), so that the default does not depend on the working directory. Otherwise a folder comes before the hub.
+
+    Args:
+        model: A folder, a built-in name, or a hub id, `owner/name` or `owner/name@revision`.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where the hub's files are kept; by default where `huggingface_hub` keeps them.
+        token: Access token of the hub; by default the one that `huggingface_hub` finds.
+        offline: Take the hub's files from the cache, and do not ask the network.
+
+    Raises:
+        DownloadError: The hub could not give the files, or they are not in the cache.
+        UnsupportedModelError: A single file was named, which is not a model folder.
+        ModelLoadError: `model` is neither a folder nor a possible hub id.
+        SettingsError: Two different revisions were asked for.
+    """
+    name = str(model)
+    if name in BUILTIN:
+        return _builtin(BUILTIN[name])
+    path = Path(model).expanduser()
+    if name and path.is_dir():  # the path of an empty name is the working directory
+        return ModelFiles(folder=path, name=path.resolve().name if isinstance(model, Path) else name, revision=None)
+    if path.suffix == ".gguf":
+        raise UnsupportedModelError(
+            f"{name} is a GGUF file, which cannot be loaded yet.",
+            param="model",
+            hint="Use the folder or hub id of the safetensors files, such as 'Qwen/Qwen3-Embedding-0.6B'.",
+        )
+    if path.is_file():
+        raise UnsupportedModelError(
+            f"{name} is a file, not a model's folder.", param="model", hint=f"Use its folder: {path.parent}."
+        )
+    parsed = HUB_ID.fullmatch(name)
+    if isinstance(model, Path) or parsed is None or name.startswith("."):
+        raise ModelLoadError(
+            f"There is no folder {name!r}, and it is no hub id.",
+            param="model",
+            hint=f"Use an existing folder, a hub id such as 'Qwen/Qwen3-Embedding-0.6B', or {_builtin_names()}.",
+        )
+    if revision is not None and parsed["revision"] not in (None, revision):
+        raise SettingsError(
+            f"model asks for revision {parsed['revision']!r} and revision for {revision!r}.",
+            param="revision",
+            hint="Give it once.",
+        )
+    return _from_hub(parsed["id"], revision or parsed["revision"], cache_dir=cache_dir, token=token, offline=offline)
+
+
+def _builtin(name: str) -> ModelFiles:
+    folder = Path(str(resources.files("quernel"))) / "builtin" / name.removeprefix("quernel/")
+    if not (folder / "config.json").is_file():
+        raise ModelLoadError(
+            f"The built-in model {name} is not in this installation.", param="model", hint="Install quernel again."
+        )
+    return ModelFiles(folder=folder, name=name, revision=None)
+
+
+def _builtin_names() -> str:
+    return " or ".join(map(repr, dict.fromkeys(BUILTIN.values())))
+
+
+def _from_hub(
+    hub_id: str, revision: str | None, *, cache_dir: str | Path | None, token: str | None, offline: bool
+) -> ModelFiles:
+    """The hub's files; from the cache where the network is down or not wanted. Translates the hub's errors."""
+    import huggingface_hub as hub  # here, because it takes a quarter of a second that `--help` does not have
+    from huggingface_hub import errors as hub_errors
+
+    wanted = hub_id if revision is None else f"{hub_id}@{revision}"
+    try:
+        folder = hub.snapshot_download(
+            hub_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            local_files_only=offline,
+            allow_patterns=list(PATTERNS),
+            ignore_patterns=list(LEFT_OUT),
+        )
+    except hub_errors.GatedRepoError as error:
+        raise DownloadError(
+            f"The hub does not give {wanted} to everyone.",
+            param="model",
+            hint="Accept its terms on its page, then give a token (`hf auth login`, HF_TOKEN or the token setting).",
+        ) from error
+    except hub_errors.RevisionNotFoundError as error:
+        raise DownloadError(
+            f"{hub_id} has no revision {revision!r}.",
+            param="revision",
+            hint="Use a branch, tag or commit of its page, or leave it out.",
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise DownloadError(
+            f"The hub has no model {hub_id!r}, or does not show it to you.",
+            param="model",
+            hint="Check the spelling; for a private model give a token (`hf auth login` or HF_TOKEN); "
+            "there is no folder of that name either.",
+        ) from error
+    except hub_errors.HFValidationError as error:
+        raise ModelLoadError(f"{hub_id!r} is no hub id: {error}", param="model") from error
+    except hub_errors.LocalEntryNotFoundError as error:
+        reason = "and the network is not to be used" if offline else "and the hub cannot be reached"
+        raise DownloadError(
+            f"{wanted} is not (completely) in the cache {reason}.",
+            param="model",
+            hint="Download it once with a network, or point to the cache or a folder that has it.",
+        ) from error
+    except hub_errors.HfHubHTTPError as error:
+        raise DownloadError(f"The hub refused {wanted}: {error}", param="model", hint="Try again later.") from error
+    except Exception as error:  # what the HTTP library raises differs between versions of huggingface_hub
+        raise DownloadError(
+            f"{wanted} could not be downloaded: {type(error).__name__}: {error}.",
+            param="model",
+            hint="Check network, proxy and disk space; with the files in the cache, set offline.",
+        ) from error
+    return ModelFiles(folder=Path(folder), name=hub_id, revision=Path(folder).name)

@@ -1,0 +1,276 @@
+"""Safetensors files into modules: what a checkpoint folder holds, checked against what the model needs.
+
+Files are memory-mapped. On the CPU, tensors that are stored in the type that is wanted stay in the mapping and are
+never copied; others are converted one at a time, one file mapped at a time.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from quernel.errors import CheckpointError
+from quernel.model.config import Qwen3Config
+from quernel.model.qwen3 import Qwen3
+
+STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""Types of stored tensors that can be loaded, by their safetensors names."""
+
+PREFIX = "model."
+"""What may stand before a tensor's name: the rerankers' files have it, the embedding models' do not."""
+
+HEADS = ("lm_head.weight", "score.weight")
+"""Tensors that are not part of the decoder. `quernel.model.heads` reads what it needs of them; nobody else does."""
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+
+OTHER_SUFFIXES = (".bin", ".gguf", ".pt", ".pth", ".safetensors")
+"""Of weights that may be in a folder without being weights that can be loaded."""
+
+NUM_NAMED = 4
+"""How many tensors of each fault an error names."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """One tensor in a file, unread.
+
+    Attributes:
+        file: The file.
+        name: Its name there.
+        shape: Its shape.
+        dtype: The safetensors name of its type.
+    """
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The tensors in a folder's weight files, unread, by name without `model.`."""
+
+    folder: Path
+    tensors: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(cls, folder: Path) -> "Checkpoint":
+        """What the headers of the folder's weight files list.
+
+        The files are `model.safetensors`, else those that the index names, else every `*.safetensors` file.
+
+        Raises:
+            CheckpointError: There are no files, one is missing or broken, or two hold the same tensor.
+        """
+        tensors: dict[str, StoredTensor] = {}
+        for file in _weight_files(folder):
+            for stored in _read_header(file):
+                name = stored.name.removeprefix(PREFIX)
+                if name in tensors:
+                    raise CheckpointError(
+                        f"{tensors[name].name} is in {tensors[name].file.name} and {stored.name} in {file.name}.",
+                        param=str(folder),
+                        hint="A tensor may be stored once; is there a file too many in the folder?",
+                    )
+                tensors[name] = stored
+        return cls(folder, tensors)
+
+    @property
+    def stored_dtype(self) -> torch.dtype | None:
+        """The type that most of the values are stored in; `None` if it is none that can be loaded."""
+        sizes: Counter[str] = Counter()
+        for stored in self.tensors.values():
+            sizes[stored.dtype] += prod(stored.shape)
+        return STORED_DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype])) if sizes else None
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Each of the named tensors as it is stored, in the memory map of its file.
+
+        A file stays mapped while any of its tensors is alive, and is opened once.
+
+        Raises:
+            CheckpointError: A file can no longer be read.
+        """
+        by_file: dict[Path, list[str]] = {}
+        for name in names:
+            by_file.setdefault(self.tensors[name].file, []).append(name)
+        for file, held in by_file.items():
+            with _opened(file) as handle:
+                for name in held:
+                    yield name, handle.get_tensor(self.tensors[name].name)
+
+    def read_rows(self, name: str, rows: Collection[int]) -> Tensor:
+        """Some rows of a matrix as they are stored, `[len(rows), columns]`; the others are not read from disk.
+
+        Raises:
+            CheckpointError: The file can no longer be read.
+        """
+        stored = self.tensors[name]
+        with _opened(stored.file) as handle:
+            matrix = handle.get_slice(stored.name)
+            return torch.cat([matrix[row : row + 1] for row in rows])
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Refuse a checkpoint that does not hold exactly the tensors in `expected` (and, if it likes, heads).
+
+        Args:
+            expected: Shapes by name.
+
+        Raises:
+            CheckpointError: Says which tensors are missing, unexpected, or of another shape or type than can be loaded.
+        """
+        both = [(name, self.tensors[name], shape) for name, shape in expected.items() if name in self.tensors]
+        faults = {
+            "missing": [f"{name} {list(shape)}" for name, shape in expected.items() if name not in self.tensors],
+            "unexpected": [
+                f"{stored.name} {list(stored.shape)} in {stored.file.name}"
+                for name, stored in self.tensors.items()
+                if name not in expected and name not in HEADS
+            ],
+            "misshapen": [
+                f"{stored.name} {list(stored.shape)} in {stored.file.name}, not {list(shape)}"
+                for _, stored, shape in both
+                if stored.shape != shape
+            ],
+            "of a type that cannot be loaded": [
+                f"{stored.name} {stored.dtype} in {stored.file.name}"
+                for _, stored, _ in both
+                if stored.dtype not in STORED_DTYPES
+            ],
+        }
+        found = [f"{len(names)} {fault}: {_some(names)}." for fault, names in faults.items() if names]
+        if found:
+            raise CheckpointError(
+                f"The weights in {self.folder} do not fit config.json. Tensors {' '.join(found)}",
+                param=str(self.folder),
+                hint=f"Do all files come from the same model? Types that can be loaded: {', '.join(STORED_DTYPES)}.",
+            )
+
+
+def load_model(folder: Path, config: Qwen3Config, *, dtype: torch.dtype, device: torch.device) -> Qwen3:
+    """The model with its weights in `dtype` on `device`, ready to run and without gradients.
+
+    Memory: nothing beyond the file's own pages where the CPU takes the stored type as it is; else the converted
+    weights, with the pages of one file mapped while it is converted (the system may drop those at any time).
+
+    Args:
+        folder: Holds the weight files.
+        config: Its configuration.
+        dtype: The type to compute in.
+        device: Where to compute.
+
+    Raises:
+        CheckpointError: The files are missing or broken, or hold other tensors than the configuration asks for.
+    """
+    with torch.device("meta"):
+        model = Qwen3(config)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.check(expected)
+    # First to the device, then to the type: what travels is the smaller of the two.
+    state = {name: tensor.to(device).to(dtype) for name, tensor in checkpoint.read(expected)}
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def stored_dtype(folder: Path) -> torch.dtype | None:
+    """The type that a folder's weights are stored in, from the files' headers; `None` if it cannot be loaded.
+
+    Raises:
+        CheckpointError: The files are missing or broken.
+    """
+    return Checkpoint.open(folder).stored_dtype
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = folder / SINGLE_FILE, folder / INDEX_FILE
+    if single.exists():
+        return [single]
+    if index.exists():
+        return _indexed_files(index)
+    files = sorted(file for file in folder.glob("*.safetensors") if not file.name.startswith("adapter"))
+    if not files:
+        others = sorted(file.name for file in folder.glob("*") if file.suffix in OTHER_SUFFIXES)
+        found = f" (only {_some(others)})" if others else ""
+        raise CheckpointError(
+            f"{folder} has no weights in the safetensors format{found}.",
+            param=str(folder),
+            hint="Download the model completely, or save it with `save_pretrained`; adapters must be merged first.",
+        )
+    return files
+
+
+def _indexed_files(index: Path) -> list[Path]:
+    """The files that an index names, in order. The headers say what is in them; the index is not asked."""
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{index.name} ({_size(index)}) is not an index of weight files: {type(error).__name__}: {error}.",
+            param=str(index),
+            hint="Download it again.",
+        ) from error
+    if foreign := [name for name in names if Path(name).name != name]:
+        raise CheckpointError(f"{index.name} names files outside its folder: {_some(foreign)}.", param=str(index))
+    files = [index.parent / name for name in names]
+    if missing := [file.name for file in files if not file.exists()]:
+        raise CheckpointError(
+            f"{index.name} names {len(files)} files, but {_some(missing)} cannot be found.",
+            param=str(index),
+            hint="Download the model completely.",
+        )
+    return files
+
+
+def _read_header(file: Path) -> list[StoredTensor]:
+    with _opened(file) as handle:
+        slices = [(name, handle.get_slice(name)) for name in handle.keys()]  # noqa: SIM118 - not a mapping
+        return [StoredTensor(file, name, tuple(part.get_shape()), part.get_dtype()) for name, part in slices]
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """The memory-mapped file. Translates what safetensors raises for files that it cannot read."""
+    try:
+        with safe_open(file, framework="pt") as handle:
+            yield handle
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{file.name} ({_size(file)}) is not a readable safetensors file: {error}.",
+            param=str(file),
+            hint="It is a Git LFS pointer: run `git lfs pull`."
+            if _is_lfs_pointer(file)
+            else "It is broken or not downloaded completely; download it again.",
+        ) from error
+
+
+def _is_lfs_pointer(file: Path) -> bool:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(30).startswith(b"version https://git-lfs")
+    except OSError:
+        return False
+
+
+def _size(file: Path) -> str:
+    try:
+        return f"{file.stat().st_size:,} bytes"
+    except OSError:
+        return "unreadable"
+
+
+def _some(names: Collection[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    first = ", ".join(list(names)[:NUM_NAMED])
+    return first if len(names) <= NUM_NAMED else f"{first} and {len(names) - NUM_NAMED} more"
