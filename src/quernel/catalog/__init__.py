@@ -1,0 +1,1 @@
+"""What is known of the models without loading them: cards, read from data."""

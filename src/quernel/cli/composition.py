@@ -1,0 +1,141 @@
+"""Where models are opened: from what was asked for on the command line to an `Embedder` or a `Reranker`.
+
+Torch is imported here, inside the functions, when a model is really wanted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+from quernel.cli.settings import FieldType, check_keys
+from quernel.engine.config import EngineConfig
+from quernel.errors import SettingsError
+from quernel.settings import declared_settings, setting
+
+if TYPE_CHECKING:
+    from quernel.embedder import Embedder
+    from quernel.reranker import Reranker
+
+KINDS = ("embedding", "reranker")
+"""The values of `quernel.types.ModelKind`, spelled here so that `--help` need not import it (and with it numpy)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSettings:
+    """How models are found and loaded."""
+
+    device: str = setting("auto", "Where to compute: auto, cpu, cuda, cuda:1, ...")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Type to compute in. auto takes what the device computes well; float32 is the most exact."
+    )
+    max_tokens: int | None = setting(
+        None, "Longest input in tokens; less than the model's own bounds the memory of one text."
+    )
+    revision: str | None = setting(None, "Branch, tag or commit of a model on the hub; pin it to repeat results.")
+    cache_dir: str | None = setting(None, "Folder of downloaded models; by default that of huggingface_hub.")
+    token: str | None = setting(
+        None, "Access token of the hub, for private models. A variable keeps it out of the list of processes."
+    )
+    offline: bool = setting(False, "Use only what is on this machine; never ask the hub.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """One model that was asked for.
+
+    Attributes:
+        model: Hub id, folder or built-in name; `None` for the built-in model of the kind.
+        kind: `embedding` or `reranker`; `None` to find out from the files.
+        load: How to load it.
+    """
+
+    model: str | None
+    kind: str | None = None
+    load: LoadSettings = field(default_factory=LoadSettings)
+
+    @classmethod
+    def parse(cls, text: str, load: LoadSettings) -> "ModelChoice":
+        """A choice from `MODEL`, `embedding=MODEL` or `reranker=MODEL`."""
+        kind, _, model = text.partition("=")
+        return cls(model, kind, load) if kind in KINDS else cls(text, None, load)
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any], load: LoadSettings, *, place: str) -> "ModelChoice":
+        """A choice from a `[[models]]` table: `model`, perhaps `kind`, and whatever of `[load]` differs for it.
+
+        Raises:
+            SettingsError: An unknown key, a wrong value, or no `model`.
+        """
+        annotations = get_type_hints(LoadSettings)
+        own = {declared.name for declared in declared_settings(LoadSettings)}
+        check_keys(table, ("model", "kind", *own), place=place)
+        if not isinstance(table.get("model"), str):
+            raise SettingsError(f"{place}: model is missing.", param="model", hint='Write model = "NAME".')
+        kind = table.get("kind")
+        if kind not in (None, *KINDS):
+            raise SettingsError(f"{place}: kind is {kind!r}.", param="kind", hint=f"One of {', '.join(KINDS)}.")
+        changes = {
+            name: FieldType.of(annotations[name]).from_file(table[name], f"{place} {name}") for name in own & set(table)
+        }
+        return cls(table["model"], kind, replace(load, **changes))
+
+
+def open_embedder(model: str | None, load: LoadSettings, engine: EngineConfig) -> "Embedder":
+    """The embedding model, loaded; the built-in one where `model` is `None`.
+
+    Raises:
+        ModelLoadError: It cannot be found, read or used.
+    """
+    from quernel.embedder import Embedder
+
+    return Embedder(model, engine=engine, **asdict(load))
+
+
+def open_reranker(model: str | None, load: LoadSettings, engine: EngineConfig) -> "Reranker":
+    """The reranker, loaded; the built-in one where `model` is `None`.
+
+    Raises:
+        ModelLoadError: It cannot be found, read or used.
+    """
+    from quernel.reranker import Reranker
+
+    return Reranker(model, engine=engine, **asdict(load))
+
+
+def open_model(choice: ModelChoice, engine: EngineConfig) -> "Embedder | Reranker":
+    """The model of a choice, as what it is.
+
+    Raises:
+        ModelLoadError: It cannot be found, read or used.
+        SettingsError: Its files do not say whether it embeds or reranks, and neither does the choice.
+    """
+    kind = choice.kind or find_kind(choice)
+    open_kind: Callable[..., Embedder | Reranker] = open_reranker if kind == "reranker" else open_embedder
+    return open_kind(choice.model, choice.load, engine)
+
+
+def find_kind(choice: ModelChoice) -> str:
+    """Whether a model embeds or reranks, as its files say.
+
+    Raises:
+        ModelLoadError: The files cannot be found or read.
+        SettingsError: They do not say.
+    """
+    from quernel.model.config import Qwen3Config, load_json
+    from quernel.model.files import locate
+    from quernel.model.side_files import load_side_files
+
+    assert choice.model is not None, "a built-in model is chosen by its kind"
+    load = choice.load
+    files = locate(
+        choice.model, revision=load.revision, cache_dir=load.cache_dir, token=load.token, offline=load.offline
+    )
+    raw = load_json(files.folder / "config.json")
+    kind = load_side_files(files.folder, Qwen3Config.from_dict(raw), raw).kind
+    if kind is None:
+        raise SettingsError(
+            f"The files of {choice.model} do not say whether it is an embedding model or a reranker.",
+            param="model",
+            hint=f"Say it: -m embedding={choice.model} or -m reranker={choice.model}.",
+        )
+    return kind.value

@@ -1,0 +1,77 @@
+"""`quernel models`: the models that Quernel knows, and which of them are on this machine."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from quernel.cli.options import Command, option
+from quernel.cli.talk import table
+
+if TYPE_CHECKING:
+    from quernel.catalog.card import ModelCard
+
+AVAILABILITY = {"builtin": "built in", "cached": "yes", "partial": "in part", "absent": "no"}
+"""Where a model's files are (the value in JSON), and how the table says it."""
+
+HEADER = ("MODEL", "KIND", "PARAMETERS", "DIMENSIONS", "CONTEXT", "LAYERS", "DOWNLOAD", "HERE")
+
+
+@click.command(cls=Command, short_help="List the models that Quernel knows.")
+@option("--json", "as_json", is_flag=True, help="Print JSON lines, one for each model.")
+@option(
+    "--cache-dir",
+    type=click.Path(path_type=Path),
+    envvar="QUERNEL_CACHE_DIR",
+    help="Folder of downloaded models; by default that of huggingface_hub.  [QUERNEL_CACHE_DIR]",
+)
+def command(as_json: bool, cache_dir: Path | None) -> None:
+    """List the models that Quernel knows: the built-in pair and the six official ones.
+
+    Any other Qwen3 embedding model or reranker can be used by its hub id or its folder.
+    """
+    from quernel.catalog.catalog import load_cards
+
+    cached = cached_bytes(cache_dir)
+    found = [(card, availability(card, cached)) for card in load_cards()]
+    if as_json:
+        import orjson
+
+        for card, where in found:
+            click.echo(orjson.dumps({**asdict(card), "availability": where}))
+    else:
+        rows = [(*describe(card), AVAILABILITY[where]) for card, where in found]
+        click.echo(table(HEADER, rows, right=range(2, 7)))
+
+
+def describe(card: "ModelCard") -> tuple[str, ...]:
+    """The card's cells in the table."""
+    return (
+        card.name,
+        card.kind.value,
+        f"{card.num_parameters / 1e6:,.0f} M",
+        str(card.dimensions),
+        str(card.max_tokens),
+        str(card.num_layers),
+        "-" if card.is_builtin else f"{card.weights_bytes / 1e9:.1f} GB",
+    )
+
+
+def cached_bytes(cache_dir: Path | None) -> Mapping[str, int]:
+    """Hub id to the bytes of it that are in the hub's cache."""
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        return {repo.repo_id: repo.size_on_disk for repo in scan_cache_dir(cache_dir).repos}
+    except CacheNotFound:
+        return {}
+
+
+def availability(card: "ModelCard", cached: Mapping[str, int]) -> str:
+    """Where the files of a model are: a key of `AVAILABILITY`."""
+    if card.is_builtin:
+        return "builtin"
+    size = cached.get(card.name, 0)
+    return "cached" if size >= card.weights_bytes else "partial" if size else "absent"

@@ -1,0 +1,82 @@
+"""Errors on the wire, as OpenAI has them, with the message once more at the top, where Cohere's clients look.
+
+    {"error": {"message": "...", "type": "invalid_request_error", "param": "dimensions", "code": "invalid_dimensions"},
+     "message": "..."}
+
+`code` is the stable name of the error (`quernel.errors`), `type` OpenAI's coarser one, which follows from the status.
+
+Source: https://platform.openai.com/docs/guides/error-codes, https://docs.cohere.com/reference/errors.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from quernel.errors import InternalError, InvalidRequestError, OverloadedError, QuernelError, UnavailableError
+from quernel.protocols.body import decode_reply_body, encode_body
+
+FIRST_SERVER_STATUS = 500
+
+MAX_MESSAGE, MAX_PARAM = 2000, 200
+"""Characters. A message quotes the value at fault, which may be as long as a request."""
+
+TYPES: Mapping[int, str] = {429: "rate_limit_error"}
+"""Type of an error by its status, where it is not that of its hundred."""
+
+
+class ErrorDetail(Struct, kw_only=True):
+    """What is wrong."""
+
+    message: Annotated[str, Meta(description="What is wrong, and what to do about it.")] = ""
+    type: Annotated[str | None, Meta(description="OpenAI's class of the error.")] = None
+    param: Annotated[str | None, Meta(description="The field that it is about.")] = None
+    code: Annotated[str | None, Meta(description="The stable name of the error.")] = None
+
+
+class ErrorReply(Struct, kw_only=True):
+    """An error."""
+
+    error: ErrorDetail | str | None = None
+    message: str = ""
+
+
+def error_type(status: int) -> str:
+    """OpenAI's `type` for an HTTP status."""
+    return TYPES.get(status, "server_error" if status >= FIRST_SERVER_STATUS else "invalid_request_error")
+
+
+def encode_error_body(message: str, *, status: int, code: str, param: str | None = None) -> bytes:
+    """The body for an error that is not in the error tree (no such route, a method that it does not have)."""
+    if len(message) > MAX_MESSAGE:
+        message = message[:MAX_MESSAGE] + " ..."
+    detail = {"message": message, "type": error_type(status), "param": param and param[:MAX_PARAM], "code": code}
+    return encode_body({"error": detail, "message": message})
+
+
+def encode_error(error: QuernelError) -> bytes:
+    """The body for an error; its status is `error.status`."""
+    return encode_error_body(str(error), status=error.status, code=error.code, param=error.param)
+
+
+def decode_error(status: int, body: bytes) -> QuernelError:
+    """The error that another server's reply is: of the class whose code it has, else of one that fits the status."""
+    try:
+        reply = decode_reply_body(body, ErrorReply)
+    except InternalError:
+        reply = ErrorReply()
+    detail = reply.error if isinstance(reply.error, ErrorDetail) else ErrorDetail(message=reply.error or "")
+    message = detail.message or reply.message or f"The server answered with status {status}."
+    classes = {cls.code: cls for cls in _tree(QuernelError)}
+    return classes.get(detail.code or "", _class_for(status))(message, param=detail.param)
+
+
+def _class_for(status: int) -> type[QuernelError]:
+    special = {429: OverloadedError, 503: UnavailableError}
+    return special.get(status, InternalError if status >= FIRST_SERVER_STATUS else InvalidRequestError)
+
+
+def _tree(root: type[QuernelError]) -> Iterator[type[QuernelError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)

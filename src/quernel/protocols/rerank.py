@@ -1,0 +1,217 @@
+"""`/v1/rerank`, as Jina and Cohere (v1) have it, in one superset, with Quernel's additions.
+
+Request fields: `model`, `query`, `documents` (texts or `{"text": ...}`), `top_n`, `return_documents`; Jina's
+`truncation`; Cohere's `max_tokens_per_doc`; Quernel's `instruction`, `truncate` and `raw_scores`. The reply has what
+clients of either look for: Jina's `object` and `usage`, Cohere's `id` and `meta`. `return_documents` is false where it
+is not given, as at Cohere (Jina's own service says true).
+
+Source: https://jina.ai/reranker (API), https://docs.cohere.com/v1/reference/rerank.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
+from quernel.protocols.fields import (
+    CutInputs,
+    RequestBody,
+    TokensPerInput,
+    TruncateAlias,
+    Usage,
+    decode_tokens,
+    decode_truncate,
+    encode_tokens,
+)
+from quernel.types import RankedDocument, RerankRequest, RerankResult, Truncate
+
+DOCUMENTS_PER_SEARCH_UNIT = 100
+"""What Cohere bills as one search: a query with up to so many documents."""
+
+
+class DocumentBody(Struct, forbid_unknown_fields=True):
+    """A document as an object."""
+
+    text: str
+
+
+class RerankBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A query and the documents to order by their relevance to it."""
+
+    query: Annotated[str, Meta(description="What is asked.", examples=["capital of France"])]
+    documents: Annotated[
+        list[str | DocumentBody],
+        Meta(
+            description='Texts, or objects `{"text": ...}`.',
+            examples=[["Bananas are yellow.", "Paris is the capital of France."]],
+        ),
+    ]
+    top_n: Annotated[int | None, Meta(description="Keep only the best so many; by default all.")] = None
+    return_documents: Annotated[bool | None, Meta(description="Repeat each document's text in the reply.")] = None
+    max_tokens_per_doc: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="Cut each document to so many tokens at its end, whatever `truncate` says."),
+    ] = None
+    truncation: TruncateAlias = None
+    raw_scores: Annotated[
+        bool | None, Meta(description='Give the model\'s logit("yes") - logit("no") instead of its sigmoid.')
+    ] = None
+
+
+class RankedRow(Struct, kw_only=True, omit_defaults=True):
+    """One document's place."""
+
+    index: Annotated[int, Meta(description="Position in the request's documents.")]
+    relevance_score: Annotated[float, Meta(description="Between 0 and 1; with `raw_scores` any number.")]
+    document: Annotated[DocumentBody | None, Meta(description="With `return_documents`: the text.")] = None
+
+
+class ApiVersion(Struct, frozen=True):
+    """Cohere's name of this dialect."""
+
+    version: str = "1"
+
+
+class BilledUnits(Struct, frozen=True):
+    """What Cohere would count; nothing is billed here."""
+
+    search_units: int = 1
+
+
+class RerankMeta(Struct, kw_only=True, frozen=True):
+    """What Cohere's clients look for."""
+
+    api_version: ApiVersion = ApiVersion()
+    billed_units: BilledUnits = BilledUnits()
+
+
+class RerankReply(Struct, kw_only=True):
+    """Documents, best first; equal scores keep the request's order."""
+
+    id: Annotated[str, Meta(description="The request's id, as in the header `x-request-id`.")] = ""
+    object: Literal["list"] = "list"
+    model: Annotated[str, Meta(description="The model that scored, by its full name.")] = ""
+    results: list[RankedRow]
+    usage: Usage = Usage()
+    meta: RerankMeta = RerankMeta()
+    num_tokens: TokensPerInput = None
+    truncated: CutInputs = []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerankCall:
+    """A request together with what only the wire knows.
+
+    Attributes:
+        request: What to order.
+        model: The name that was asked for; `None` where there was none.
+        return_documents: Whether the reply repeats the texts.
+        raw_scores: Whether the reply gives logits.
+    """
+
+    request: RerankRequest
+    model: str | None = None
+    return_documents: bool = False
+    raw_scores: bool = False
+
+
+def decode_rerank_request(body: bytes) -> RerankCall:
+    """What a client asks for.
+
+    Raises:
+        InvalidRequestError: Not JSON, an unknown field, a wrong type, `top_n` below 1.
+        EmptyInputError: No query or no documents.
+    """
+    wire = decode_request_body(body, RerankBody)
+    return RerankCall(
+        request=RerankRequest(
+            query=wire.query,
+            documents=[document if isinstance(document, str) else document.text for document in wire.documents],
+            instruction=wire.instruction,
+            top_n=wire.top_n,
+            truncate=decode_truncate(
+                truncate=wire.truncate, truncate_sequence=wire.truncate_sequence, truncation=wire.truncation
+            ),
+            max_tokens_per_document=wire.max_tokens_per_doc,
+        ),
+        model=wire.model,
+        return_documents=bool(wire.return_documents),
+        raw_scores=bool(wire.raw_scores),
+    )
+
+
+def encode_rerank_request(call: RerankCall) -> bytes:
+    """The body that asks another server for `call`; fields that keep their default are left out."""
+    request = call.request
+    fields = {
+        "model": call.model,
+        "query": request.query,
+        "documents": request.documents,
+        "instruction": request.instruction,
+        "top_n": request.top_n,
+        "truncate": None if request.truncate is Truncate.ERROR else request.truncate,
+        "max_tokens_per_doc": request.max_tokens_per_document,
+        "return_documents": call.return_documents or None,
+        "raw_scores": call.raw_scores or None,
+    }
+    return encode_body({name: value for name, value in fields.items() if value is not None})
+
+
+def encode_rerank_response(result: RerankResult, call: RerankCall, *, request_id: str) -> bytes:
+    """The reply with the order that `result` gives to the documents of `call`."""
+    return encode_body(
+        {
+            "id": request_id,
+            "object": "list",
+            "model": result.model,
+            "results": [_row(ranked, call) for ranked in result.results],
+            "meta": {
+                "api_version": {"version": "1"},
+                "billed_units": {"search_units": math.ceil(len(result.num_tokens) / DOCUMENTS_PER_SEARCH_UNIT)},
+            },
+            **encode_tokens(result.num_tokens, result.truncated),
+        }
+    )
+
+
+def decode_rerank_response(body: bytes, call: RerankCall) -> RerankResult:
+    """The order that another server gives to the documents of `call`.
+
+    With `call.raw_scores` the logits are exact. Without, they follow from the scores, and a score that was rounded to 0
+    or 1 gives the largest logit that a float64 score can tell.
+
+    Raises:
+        InternalError: The reply cannot be read.
+    """
+    reply = decode_reply_body(body, RerankReply)
+    num_tokens, truncated = decode_tokens(reply.usage, reply.num_tokens, reply.truncated, len(call.request.documents))
+    return RerankResult(
+        results=tuple(_ranked(row, raw=call.raw_scores) for row in reply.results),
+        num_tokens=num_tokens,
+        truncated=truncated,
+        model=reply.model,
+    )
+
+
+def _row(ranked: RankedDocument, call: RerankCall) -> dict[str, Any]:
+    score = ranked.logit if call.raw_scores else ranked.relevance_score
+    row: dict[str, Any] = {"index": ranked.index, "relevance_score": score}
+    if call.return_documents:
+        row["document"] = {"text": call.request.documents[ranked.index]}
+    return row
+
+
+def _ranked(row: RankedRow, *, raw: bool) -> RankedDocument:
+    score = row.relevance_score
+    if raw:
+        return RankedDocument(index=row.index, relevance_score=_sigmoid(score), logit=score)
+    inside = min(max(score, math.ulp(0.0)), 1.0 - math.ulp(1.0) / 2)
+    return RankedDocument(index=row.index, relevance_score=score, logit=math.log(inside) - math.log1p(-inside))
+
+
+def _sigmoid(logit: float) -> float:
+    """1 / (1 + exp(-logit)) without overflow at either end."""
+    exponential = math.exp(-abs(logit))
+    return (1.0 if logit >= 0 else exponential) / (1.0 + exponential)

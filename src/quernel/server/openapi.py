@@ -1,0 +1,83 @@
+"""The OpenAPI document: the table of routes and the wire formats' own types, put into one description.
+
+Source: https://spec.openapis.org/oas/v3.1.0; its schemas are JSON Schema 2020-12, which is what msgspec writes.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from quernel._version import __version__
+from quernel.errors import QuernelError
+from quernel.protocols.error_body import ErrorReply
+from quernel.server.routes import Endpoint
+
+REFERENCE = "#/components/schemas/{name}"
+
+PARAMETER = re.compile(r"\{(?P<name>\w+)(?::\w+)?\}")
+"""A parameter of a path as Starlette has it."""
+
+
+def build_openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes."""
+    shapes = {shape for endpoint in endpoints for shape in (endpoint.body, endpoint.reply) if shape is not None}
+    ordered = sorted(shapes | {ErrorReply}, key=lambda shape: shape.__name__)
+    references, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
+    reference_of = dict(zip(ordered, references, strict=True))
+    paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for endpoint in endpoints:
+        paths[PARAMETER.sub(r"{\g<name>}", endpoint.path)][endpoint.method.lower()] = _operation(endpoint, reference_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Quernel",
+            "version": __version__,
+            "description": "Embeddings and reranking with the Qwen3 models.",
+        },
+        "paths": dict(paths),
+        "components": {"schemas": schemas},
+    }
+
+
+def _operation(endpoint: Endpoint, reference_of: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": endpoint.handler.__name__,
+        "summary": endpoint.summary,
+        "responses": _responses(endpoint, reference_of),
+    }
+    parameters = [
+        {"name": match["name"], "in": "path", "required": True, "schema": {"type": "string"}}
+        for match in PARAMETER.finditer(endpoint.path)
+    ]
+    if parameters:
+        operation["parameters"] = parameters
+    if endpoint.body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": reference_of[endpoint.body]}},
+        }
+    return operation
+
+
+def _responses(endpoint: Endpoint, reference_of: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
+    reply = {"type": "object"} if endpoint.media_type == "application/json" else {"type": "string"}
+    schema = reply if endpoint.reply is None else reference_of[endpoint.reply]
+    responses: dict[str, Any] = {
+        "200": {"description": "Success.", "content": {endpoint.media_type: {"schema": schema}}}
+    }
+    for status, errors in sorted(_by_status(endpoint.errors).items()):
+        responses[str(status)] = {
+            "description": "Code " + " or ".join(f"`{error.code}`" for error in errors) + ".",
+            "content": {"application/json": {"schema": reference_of[ErrorReply]}},
+        }
+    return responses
+
+
+def _by_status(errors: Sequence[type[QuernelError]]) -> Mapping[int, list[type[QuernelError]]]:
+    grouped: defaultdict[int, list[type[QuernelError]]] = defaultdict(list)
+    for error in errors:
+        grouped[error.status].append(error)
+    return grouped

@@ -1,0 +1,136 @@
+"""The routes, as a table: what goes in, what comes out, what can go wrong. OpenAPI and `/docs` are made from it."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quernel.errors import (
+    EmptyInputError,
+    EngineClosedError,
+    InputTooLongError,
+    InternalError,
+    InvalidDimensionsError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    NonFiniteError,
+    OverloadedError,
+    QuernelError,
+    TokenIdRangeError,
+    UnavailableError,
+)
+from quernel.protocols.openai import EmbeddingBody, EmbeddingReply, ModelListReply, ModelReply
+from quernel.protocols.rerank import RerankBody, RerankReply
+from quernel.server import handlers
+
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+FAILURES = (OverloadedError, InternalError, NonFiniteError, EngineClosedError)
+"""Errors of any route that asks a model."""
+
+
+class StatusReply(Struct):
+    """How the server is."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A route.
+
+    Attributes:
+        method: Its method. `GET` answers `HEAD` too.
+        path: Its path; `{name:path}` is a parameter that may hold slashes.
+        handler: What answers.
+        summary: What it gives, as one sentence.
+        body: Shape of its request.
+        reply: Shape of its reply; `None` where that is no JSON object of ours.
+        media_type: Type of its reply.
+        errors: Errors it can answer with. All routes have 404, 405, 413 and 500 of HTTP itself besides.
+    """
+
+    method: Literal["GET", "POST"]
+    path: str
+    handler: Handler
+    summary: str
+    body: type[Struct] | None = None
+    reply: type[Struct] | None = None
+    media_type: str = "application/json"
+    errors: tuple[type[QuernelError], ...] = ()
+
+
+ENDPOINTS = (
+    Endpoint(
+        method="POST",
+        path="/v1/embeddings",
+        handler=handlers.embeddings,
+        summary="Vectors for texts, as OpenAI has it.",
+        body=EmbeddingBody,
+        reply=EmbeddingReply,
+        errors=(
+            InvalidRequestError,
+            EmptyInputError,
+            InputTooLongError,
+            InvalidDimensionsError,
+            TokenIdRangeError,
+            ModelNotFoundError,
+            *FAILURES,
+        ),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/rerank",
+        handler=handlers.rerank_documents,
+        summary="Documents in the order of their relevance to a query, as Jina and Cohere (v1) have it.",
+        body=RerankBody,
+        reply=RerankReply,
+        errors=(InvalidRequestError, EmptyInputError, InputTooLongError, ModelNotFoundError, *FAILURES),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models",
+        handler=handlers.list_models,
+        summary="The models that are served, as OpenAI has it.",
+        reply=ModelListReply,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{name:path}",
+        handler=handlers.describe_model,
+        summary="One model.",
+        reply=ModelReply,
+        errors=(ModelNotFoundError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/health",
+        handler=handlers.health,
+        summary="200 as long as the process answers.",
+        reply=StatusReply,
+    ),
+    Endpoint(
+        method="GET",
+        path="/ready",
+        handler=handlers.ready,
+        summary="200 when the models take requests, 503 before.",
+        reply=StatusReply,
+        errors=(UnavailableError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/openapi.json",
+        handler=handlers.openapi,
+        summary="This description, for machines.",
+    ),
+    Endpoint(
+        method="GET",
+        path="/docs",
+        handler=handlers.docs,
+        summary="This description, for people.",
+        media_type="text/html",
+    ),
+)
