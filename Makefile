@@ -37,7 +37,7 @@ clean:  ## remove the virtual environment and caches
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) pip
+	$(INSTALL) --upgrade 'pip>=25.1'
 
 $(VENV)/.runs: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) --editable .
