@@ -14,7 +14,7 @@ def capabilities(monkeypatch):
     return present
 
 
-def test_the_device_is_found_or_refused(monkeypatch):
+def test_auto_is_the_cpu_where_there_is_no_cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == CPU
     assert resolve_device("cpu") == CPU

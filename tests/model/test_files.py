@@ -156,4 +156,6 @@ def test_no_network_and_no_cache_say_so(hub, cache, monkeypatch):
 
 def test_importing_this_module_is_quick():
     code = "import sys, quernel.model.files; print({'torch', 'huggingface_hub'} & set(sys.modules) or 'neither')"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "neither\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "neither\n"
+    )

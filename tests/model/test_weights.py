@@ -126,7 +126,9 @@ def test_a_tensor_stored_twice_is_refused(folder):
 def test_a_truncated_file_is_refused_by_name_and_size(folder, keep):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match=rf"model\.safetensors \({path.stat().st_size:,} bytes\).*download it again"):
+    with pytest.raises(
+        CheckpointError, match=rf"model\.safetensors \({path.stat().st_size:,} bytes\).*download it again"
+    ):
         load(folder)
 
 

@@ -6,7 +6,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers.utils import logging
 
-from quernel import Embedder, RerankRequest, Reranker
+from quernel import Embedder, Reranker, RerankRequest
 from tests.parity.comparison import assert_same_direction, assert_same_logits, assert_same_vectors
 from tests.support.checkpoints import make_checkpoint, write_json
 

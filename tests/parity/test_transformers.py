@@ -107,9 +107,7 @@ def shared_and_whole_states(folder, dtype):
     theirs = AutoModel.from_pretrained(folder, dtype=dtype).eval()
     with torch.inference_mode():
         shared = ours(token_ids, layout)
-        whole = [
-            theirs(token_ids[path_rows(layout, index)][None]).last_hidden_state[:, -1] for index in layout.reads
-        ]
+        whole = [theirs(token_ids[path_rows(layout, index)][None]).last_hidden_state[:, -1] for index in layout.reads]
     return shared.float().numpy(), torch.cat(whole).float().numpy()
 
 

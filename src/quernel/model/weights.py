@@ -163,6 +163,7 @@ def load_model(folder: Path, config: Qwen3Config, *, dtype: torch.dtype, device:
 
     Memory: nothing beyond the file's own pages where the CPU takes the stored type as it is; else the converted
     weights, with the pages of one file mapped while it is converted (the system may drop those at any time).
+    `tests/model/test_memory.py` measures both.
 
     Args:
         folder: Holds the weight files.
