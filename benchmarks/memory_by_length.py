@@ -51,9 +51,7 @@ def main() -> None:
     print("| tokens | peak MiB above the model | KiB a token | seconds |")
     print("|---:|---:|---:|---:|")
     for length in LENGTHS:
-        run = subprocess.run(
-            [sys.executable, __file__, str(length)], capture_output=True, text=True, check=True
-        )
+        run = subprocess.run([sys.executable, __file__, str(length)], capture_output=True, text=True, check=True)
         mebibytes, seconds = map(float, run.stdout.split())
         print(f"| {length:,} | {mebibytes:.0f} | {mebibytes * 1024 / length:.1f} | {seconds:.1f} |")
 

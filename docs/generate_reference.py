@@ -9,8 +9,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import click
-
 import quernel
 from quernel.cli.main import cli
 from quernel.cli.settings import SECTIONS, declaration, default_text, environment_name, flag_name
@@ -29,12 +27,13 @@ DOCSTRING_ITEM = re.compile(r"    (\w+): (.*)")
 def cli_page() -> str:
     """The help of every command."""
     blocks = ["# Command line", f"What `quernel COMMAND --help` prints. How to use it: [guide]({GUIDE})."]
-    root = click.Context(cli, info_name="quernel", terminal_width=HELP_WIDTH, max_content_width=HELP_WIDTH)
+    as_shown = {"resilient_parsing": True, "terminal_width": HELP_WIDTH, "max_content_width": HELP_WIDTH}
+    root = cli.make_context("quernel", [], **as_shown)
     blocks += ["## quernel", fenced(cli.get_help(root))]
     for name in cli.list_commands(root):
         command = cli.get_command(root, name)
         assert command is not None, f"{name} is listed but not there"
-        context = click.Context(command, info_name=name, parent=root)
+        context = command.make_context(name, [], parent=root, **as_shown)
         blocks += [f"## quernel {name}", fenced(command.get_help(context))]
     return page(blocks)
 

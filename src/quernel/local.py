@@ -61,16 +61,18 @@ class LocalModel(ABC):
         offline: bool = False,
     ) -> None:
         model = self.builtin if model is None else model
-        files = locate(model, revision=revision, cache_dir=cache_dir, token=token, offline=offline)
+        files = locate(
+            model, revision=revision, cache_dir=cache_dir, token=token, offline=offline, check=Qwen3Config.load
+        )
         folder = files.folder
         raw_config = load_json(folder / "config.json")
         config = Qwen3Config.from_dict(raw_config)
         side_files = load_side_files(folder, config, raw_config)
         if side_files.kind not in (None, self.kind):
             raise UnsupportedModelError(
-                f"{files.name} is a {side_files.kind}, not a {self.kind}.",
+                f"{files.name} is of kind {side_files.kind}, not {self.kind}.",
                 param="model",
-                hint=f"Use it as a {side_files.kind}.",
+                hint="Use Embedder for embedding models and Reranker for rerankers.",
             )
         tokenizer = Tokenizer.load(folder)
         if tokenizer.vocab_size > config.vocab_size:

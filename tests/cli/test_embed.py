@@ -24,6 +24,7 @@ def test_each_argument_becomes_one_json_line_and_the_talk_goes_to_stderr(run: Ru
     for line, text in zip(lines(result.stdout), ("hello", "world"), strict=True):
         assert np.array_equal(np.float32(line["embedding"]), vector_of(text))
     assert result.stderr.startswith("2 texts, 10 tokens")
+    assert len(result.stderr.splitlines()) == 1, "no progress bar, since this is no terminal"
 
 
 def test_quiet_says_nothing(run: Run, embedder: FakeEmbedder):

@@ -82,7 +82,7 @@ def test_an_error_is_two_lines_and_a_code(run: Run, monkeypatch, error, code, me
 def test_a_fault_of_ours_asks_for_a_report(run: Run, monkeypatch):
     result = run_failing(run, monkeypatch, KeyError("x"))
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: KeyError: 'x'\nhint: This is a fault of ours.")
+    assert result.stderr.startswith("error: KeyError: 'x'\nhint: This is a fault of ours:")
 
 
 def test_debug_shows_the_traceback_as_well(run: Run, monkeypatch):

@@ -93,6 +93,8 @@ MISUSE = {
     "nothing": ([], "There is no QUERY"),
     "two documents": (["q", "d", "--documents", "-"], "documents on the command line and --documents"),
     "query and input": (["q", "--input", "-"], "--input brings its own"),
+    "keep in a table": (["q", "d", "--keep", "id"], "--keep has no place in the table"),
+    "reserved column": (["q", "d", "--json", "--keep", "index"], "has a column 'index'"),
     "top_n": (["q", "d", "-n", "0"], "'--top-n'"),
 }
 

@@ -1,8 +1,11 @@
 """`quernel serve`: what it opens, what it says, and in which order."""
 
 import json
+import signal
 import socket
-from contextlib import contextmanager
+import subprocess
+import sys
+import urllib.request
 
 import pytest
 
@@ -11,6 +14,7 @@ from quernel.errors import ModelLoadError
 from quernel.server.config import ServerConfig
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
 from tests.cli.conftest import Run
+from tests.support.checkpoints import make_checkpoint
 
 
 @pytest.fixture
@@ -18,14 +22,12 @@ def opened(monkeypatch):
     """What was opened and closed, in order; nothing is served."""
     events = []
 
-    @contextmanager
     def open_model(choice, engine):
         events.append(choice)
-        try:
-            is_reranker = choice.kind == "reranker"
-            yield FakeRerankModel(choice.model or "rr") if is_reranker else FakeEmbeddingModel(choice.model or "em")
-        finally:
-            events.append("closed")
+        is_reranker = choice.kind == "reranker"
+        model = FakeRerankModel(choice.model or "rr") if is_reranker else FakeEmbeddingModel(choice.model or "em")
+        model.close = lambda: events.append("closed")
+        return model
 
     def run(app, config, *, listener):
         events.append((config, app.state.served.models.infos, listener.getsockname()[1]))
@@ -103,3 +105,20 @@ def test_when_the_second_model_fails_the_first_is_closed(run: Run, opened, monke
     assert result.exit_code == 1
     assert result.stderr == "error: Broken.\n"
     assert opened[1:] == ["closed"]
+
+
+def test_a_real_server_answers_and_stops_when_told(tmp_path):
+    make_checkpoint(tmp_path / "model")
+    arguments = ["serve", "-m", f"embedding={tmp_path / 'model'}", "-p", "0", "--json", "--quiet", "--no-access-log"]
+    code = f"from quernel.cli.main import cli; cli({arguments})"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            url = json.loads(process.stdout.readline())["url"]
+            request = urllib.request.Request(f"{url}/v1/embeddings", b'{"input": "hello"}')
+            request.add_header("content-type", "application/json")
+            with urllib.request.urlopen(request, timeout=30) as response:
+                assert len(json.load(response)["data"]) == 1
+        finally:
+            process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+        assert (process.returncode, out, err) == (0, b"", b"")

@@ -7,7 +7,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
-BUILTIN = ROOT / "src/quernel/builtin"
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[^)\s]*)?\)")
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SERVER_CLIENTS = ("openai", "httpx")
@@ -30,7 +29,7 @@ def test_every_relative_link_leads_to_a_file(page):
     assert not broken
 
 
-@pytest.mark.parametrize("code", snippets())
+@pytest.mark.parametrize("code", list(snippets()))
 def test_python_snippets_run_as_they_stand(code, capsys):
     exec(compile(code, "<snippet>", "exec"), {"__name__": "__main__"})
     assert capsys.readouterr().out, "a snippet shows something"

@@ -42,7 +42,8 @@ def test_segments_tile_the_stream_and_stand_after_their_parents(prompts):
 @given(paths)
 def test_each_run_is_computed_once_below_its_parent(prompts):
     forest = build_forest(prompts)
-    assert len(forest.token_ids) == sum(len(path[-1]) for path in {p[:d] for p in prompts for d in range(1, len(p) + 1)})
+    distinct = {path[:depth] for path in prompts for depth in range(1, len(path) + 1)}
+    assert len(forest.token_ids) == sum(len(path[-1]) for path in distinct)
     assert len(set(forest.layout.reads)) == len(forest.layout.reads)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.checkpoints import make_checkpoint
 
 from quernel import Embedder, Reranker
 from quernel.engine.config import EngineConfig
-from tests.support.checkpoints import make_checkpoint
 
 LARGEST_DIFFERENCE = 2e-6
 SHARED = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

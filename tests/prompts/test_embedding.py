@@ -6,7 +6,7 @@ from quernel.errors import ConfigError, InputTooLongError, InvalidRequestError, 
 from quernel.prompts.embedding import EmbeddingPrompts
 from quernel.prompts.templates import DEFAULT_INSTRUCTION, QUERY_PROMPT
 from quernel.types import EmbeddingRequest, InputType, Truncate
-from tests.prompts.texts import texts
+from tests.prompts.texts import texts, unhurried
 from tests.support.tokenizers import END_ID, VOCAB_SIZE
 
 PROMPTS = {"query": QUERY_PROMPT.format(instruction=DEFAULT_INSTRUCTION), "document": "", "passage": "p: "}
@@ -30,6 +30,7 @@ def _text(tokenizer, prompt):
     return tokenizer.decode(_joined(prompt))
 
 
+@unhurried
 @given(instruction=texts, text=texts)
 def test_a_query_has_the_ids_of_the_whole_text(official, official_prompts, instruction, text):
     tokenizer = official("qwen3-embedding-0.6b")
@@ -39,6 +40,7 @@ def test_a_query_has_the_ids_of_the_whole_text(official, official_prompts, instr
     assert all(prompt.path)
 
 
+@unhurried
 @given(instruction=texts, text=texts)
 def test_queries_of_one_instruction_share_the_run_that_ends_before_the_colon(
     official, official_prompts, instruction, text
@@ -49,6 +51,7 @@ def test_queries_of_one_instruction_share_the_run_that_ends_before_the_colon(
     assert official("qwen3-embedding-0.6b").decode(rest).startswith(":")
 
 
+@unhurried
 @given(text=texts)
 def test_a_document_is_the_text_and_one_end_token(official, official_prompts, text):
     tokenizer = official("qwen3-embedding-0.6b")
@@ -207,6 +210,7 @@ def test_an_instruction_that_leaves_no_room_is_refused_whatever_truncate_says(ti
     assert caught.value.param == "instruction"
 
 
+@unhurried
 @given(
     text=texts,
     instruction=st.none() | texts,

@@ -9,7 +9,7 @@ from quernel.prompts.reranking import RerankPrompts
 from quernel.prompts.templates import BENCHMARK_TEMPLATE, CARD_TEMPLATE, DEFAULT_INSTRUCTION
 from quernel.prompts.tokenizer import Tokenizer
 from quernel.types import RerankRequest, Truncate
-from tests.prompts.texts import plain_texts, texts
+from tests.prompts.texts import plain_texts, texts, unhurried
 from tests.support.tokenizers import DATA, OFFICIAL_ADDED_TOKENS, THINK_TOKENS, tiny_tokenizer_json
 
 FIRST_ADDED_ID = 151643
@@ -39,12 +39,14 @@ def _user_part(prompt):
     return _joined(prompt)[HEAD_TOKENS:-TAIL_TOKENS]
 
 
+@unhurried
 @given(instruction=plain_texts, query=plain_texts.filter(bool), document=plain_texts)
 def test_a_prompt_has_the_ids_of_the_whole_text(reranker, prompts, instruction, query, document):
     (prompt,) = prompts.render(RerankRequest(query=query, documents=[document], instruction=instruction))
     assert _joined(prompt) == reranker.encode(CARD.format(instruction, query, document))
 
 
+@unhurried
 @given(instruction=texts, query=texts.filter(bool), document=texts)
 def test_no_text_brings_a_token_of_the_template(prompts, instruction, query, document):
     (prompt,) = prompts.render(RerankRequest(query=query, documents=[document], instruction=instruction))
@@ -137,6 +139,7 @@ def test_a_query_that_leaves_no_room_is_refused_whatever_truncate_says(reranker,
     assert caught.value.param == "query"
 
 
+@unhurried
 @given(
     query=texts.filter(bool),
     documents=st.lists(texts, min_size=1, max_size=3),

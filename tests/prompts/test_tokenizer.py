@@ -6,7 +6,7 @@ from hypothesis import given
 
 from quernel.errors import InvalidRequestError, TokenizerError
 from quernel.prompts.tokenizer import Tokenizer
-from tests.prompts.texts import texts
+from tests.prompts.texts import texts, unhurried
 from tests.support.tokenizers import (
     DATA,
     END_ID,
@@ -71,6 +71,7 @@ def test_a_batch_equals_single_texts(official):
     assert tokenizer.encode_plain_batch(batch) == [tokenizer.encode_plain(text) for text in batch]
 
 
+@unhurried
 @given(text=texts)
 def test_plain_text_never_holds_an_added_token(official, text):
     ids = official("qwen3-reranker").encode_plain(text)
@@ -85,6 +86,7 @@ def test_a_token_string_is_the_token_for_the_reference_and_characters_in_plain_t
     assert len(tokenizer.encode_plain(token)) > 1
 
 
+@unhurried
 @given(text=texts)
 def test_plain_and_reference_agree_on_texts_without_token_strings(official, text):
     tokenizer = official("qwen3-reranker")
@@ -93,6 +95,7 @@ def test_plain_and_reference_agree_on_texts_without_token_strings(official, text
     assert tokenizer.encode(text) == tokenizer.encode_plain(text)
 
 
+@unhurried
 @given(text=texts)
 def test_split_runs_joined_are_the_ids_of_the_whole(official, text):
     tokenizer = official("qwen3-embedding-0.6b")

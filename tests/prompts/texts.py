@@ -1,8 +1,12 @@
 """Texts for properties: everything that tokenizers, normalisers and templates have been known to trip over."""
 
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from tests.support.tokenizers import OFFICIAL_ADDED_TOKENS
+
+unhurried = settings(deadline=None)
+"""For machines that do other things at the same time."""
 
 _ODDITIES = (
     " ",

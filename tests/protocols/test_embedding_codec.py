@@ -34,7 +34,7 @@ requests = st.builds(
     instruction=st.none() | texts,
     input_type=st.sampled_from([None, InputType.QUERY]),
     prompt_name=st.none() | texts,
-    dimensions=st.none() | st.integers(),
+    dimensions=st.none() | st.integers(-(2**63), 2**63 - 1),
     normalize=st.none() | st.booleans(),
     truncate=st.sampled_from(Truncate),
 )

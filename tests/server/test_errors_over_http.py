@@ -1,12 +1,12 @@
 import httpx
 import numpy as np
 import pytest
-from tests.server.conftest import MAX_BODY_BYTES
 
 from quernel import errors
 from quernel.server.app import create_app
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
+from tests.server.conftest import MAX_BODY_BYTES
 
 EMBED, RERANK = "/v1/embeddings", "/v1/rerank"
 LONG = "word " * 600

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 
 import httpx
 import pytest
-from tests.server.conftest import MAX_BODY_BYTES
 
 from quernel.errors import SettingsError
 from quernel.server.app import create_app
 from quernel.server.config import ServerConfig
 from quernel.server.serve import bind, running, url_of
 from quernel.testing import FakeEmbeddingModel
+from tests.server.conftest import MAX_BODY_BYTES
 
 SECRET = "xyzzy-user-text"
 

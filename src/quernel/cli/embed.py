@@ -1,6 +1,8 @@
 """`quernel embed`: texts from arguments, standard input or a file, to vectors."""
 
 import time
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +10,14 @@ import click
 
 from quernel.cli.composition import LoadSettings, open_embedder
 from quernel.cli.options import Command, option, quiet_option
-from quernel.cli.readers import STDIN, Chunk, Selection, read_chunks, require_texts, resolve_format, split_texts
 from quernel.cli.readers import SUFFIXES as INPUT_SUFFIXES
-from quernel.cli.requests import OUTPUT, REQUEST, blame, model_option, reading_options, truncate_option
+from quernel.cli.readers import Selection, resolve_format
+from quernel.cli.requests import OUTPUT, REQUEST, blaming, model_option, open_texts, reading_options, truncate_option
 from quernel.cli.settings import Settings, settings_options
-from quernel.cli.talk import announce_terminal_input, progress, say
-from quernel.cli.writers import STDOUT, WRITERS, open_writer
-from quernel.cli.writers import SUFFIXES as OUTPUT_SUFFIXES
+from quernel.cli.talk import progress, say
+from quernel.cli.writers import STDOUT, SUFFIXES, WRITERS, is_terminal, open_writer
 from quernel.engine.config import EngineConfig
-from quernel.errors import QuernelError, SettingsError
+from quernel.errors import SettingsError
 
 INPUT_TYPES = ("query", "document")
 """The values of `quernel.types.InputType`, spelled here so that `--help` need not import it (and with it numpy)."""
@@ -95,53 +96,41 @@ def command(
     settings = Settings(given)
     load, engine = settings.build("load", LoadSettings), settings.build("engine", EngineConfig)
 
-    source = STDIN if input is None else input
-    input_format = resolve_format(format, source, INPUT_SUFFIXES, flag="--format")
-    output_format = resolve_format(
-        "jsonl" if as_json else output_format, output, OUTPUT_SUFFIXES, flag="--output-format"
-    )
+    output_format = resolve_format("jsonl" if as_json else output_format, output, SUFFIXES, flag="--output-format")
     if keep and output_format == "npy":
         raise SettingsError("npy holds vectors only, no columns.", param="keep", hint="Write JSONL or Parquet.")
-    keeps_all = input_format == output_format == "parquet" and not keep
+    if input is not None:
+        format = resolve_format(format, input, INPUT_SUFFIXES, flag="--format")
+    keeps_all = format == output_format == "parquet" and not keep
     selection = Selection(column, None if keeps_all else keep)
-
-    if texts:
-        name = "arguments"
-        chunks = split_texts(texts, selection, batch_size)
-    else:
-        name = "standard input" if source == STDIN else str(source)
-        if source == STDIN:
-            announce_terminal_input()
-        chunks = read_chunks(source, input_format, selection, batch_size)
 
     from quernel.types import EmbeddingRequest, InputType, Truncate
 
-    def request(chunk: Chunk) -> EmbeddingRequest:
-        return EmbeddingRequest(
-            inputs=chunk.texts,
-            instruction=instruction,
-            input_type=InputType.QUERY if query else InputType(input_type) if input_type else None,
-            prompt_name=prompt_name,
-            dimensions=dimensions,
-            normalize=False if no_normalize else None,
-            truncate=Truncate(truncate),
-        )
-
+    ask = partial(
+        EmbeddingRequest,
+        instruction=instruction,
+        input_type=InputType.QUERY if query else InputType(input_type) if input_type else None,
+        prompt_name=prompt_name,
+        dimensions=dimensions,
+        normalize=False if no_normalize else None,
+        truncate=Truncate(truncate),
+    )
     started = time.monotonic()
     num_texts = num_tokens = num_truncated = 0
-    with open_writer(output, output_format) as writer:
-        chunks = require_texts(chunks, name)
-        with open_embedder(model, load, engine) as embedder, progress(quiet=quiet) as advance:
-            for chunk in chunks:
-                try:
-                    result = embedder.embed_sync(request(chunk))
-                except QuernelError as error:
-                    blame(error, name, chunk)
-                writer.write(chunk, result.vectors)
-                advance(chunk)
-                num_texts += len(chunk.texts)
-                num_tokens += sum(result.num_tokens)
-                num_truncated += sum(result.truncated)
+    with ExitStack() as stack:
+        # In this order, so that what is wrong with output or input is told before a model is loaded.
+        writer = stack.enter_context(open_writer(output, output_format))
+        source = open_texts(texts, input, format=format, selection=selection, size=batch_size)
+        embedder = stack.enter_context(open_embedder(model, load, engine))
+        advance = stack.enter_context(progress(quiet=quiet or is_terminal(output)))
+        for chunk in source.chunks:
+            with blaming(source.name, chunk):
+                result = embedder.embed_sync(ask(inputs=chunk.texts))
+            writer.write(chunk, result.vectors)
+            advance(chunk)
+            num_texts += len(chunk.texts)
+            num_tokens += sum(result.num_tokens)
+            num_truncated += sum(result.truncated)
     seconds = time.monotonic() - started
     cut = f", {num_truncated} of them cut" if num_truncated else ""
     say(f"{num_texts} texts{cut}, {num_tokens} tokens, {seconds:.1f} s, {result.model}", quiet=quiet)

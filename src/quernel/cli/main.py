@@ -13,8 +13,6 @@ import click
 from quernel._version import __version__
 from quernel.errors import QuernelError, SettingsError
 
-ISSUES_URL = "https://github.com/quernel/quernel/issues"
-
 COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Use a model": {
         "embed": "Turn texts into vectors.",
@@ -104,7 +102,7 @@ def describe(error: Exception) -> tuple[str, str | None]:
         return error.message, error.hint
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror, None
-    hint = f"This is a fault of ours. Run it again as 'quernel --debug ...' and report it at {ISSUES_URL}."
+    hint = "This is a fault of ours: run it again as 'quernel --debug ...' and report what it prints."
     return f"{type(error).__name__}: {error}", hint
 
 

@@ -1,14 +1,26 @@
 """Options that several commands share: where texts come from, and what goes into a request."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import click
 
 from quernel.cli.options import F, option
-from quernel.cli.readers import FORMATS, Chunk
-from quernel.errors import QuernelError
+from quernel.cli.readers import (
+    FORMATS,
+    STDIN,
+    SUFFIXES,
+    Chunk,
+    Selection,
+    read_chunks,
+    require_texts,
+    resolve_format,
+    split_texts,
+)
+from quernel.cli.talk import announce_terminal_input
+from quernel.errors import InputTooLongError, NonFiniteError
 
 MODEL, INPUT, REQUEST, OUTPUT = "Model", "Input", "Request", "Output"
 
@@ -71,11 +83,47 @@ def reading_options(*names: str, texts: str) -> Callable[[F], F]:
     return decorate
 
 
-def blame(error: QuernelError, name: str, chunk: Chunk) -> NoReturn:
-    """Raise the error again, saying among which texts of the input it happened.
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The texts of a command.
+
+    Attributes:
+        name: Where they come from, for messages.
+        chunks: The texts; at least one, and the first chunk is read.
+    """
+
+    name: str
+    chunks: Iterator[Chunk]
+
+
+def open_texts(arguments: Sequence[str], path: Path | None, *, format: str, selection: Selection, size: int) -> Texts:
+    """The texts of the command line, else of a file, else of standard input.
 
     Raises:
-        QuernelError: Of the same class.
+        InvalidRequestError: There are none, or the first ones cannot be read.
+        SettingsError: The file's name does not say its format.
     """
-    place = f"{name}, texts {chunk.start + 1} to {chunk.start + len(chunk.texts)}"
-    raise type(error)(f"{place}: {error.message}", param=error.param, hint=error.hint) from error
+    if arguments:
+        name, chunks = "arguments", split_texts(arguments, selection, size)
+    else:
+        path = STDIN if path is None else path
+        name = "standard input" if path == STDIN else str(path)
+        if path == STDIN:
+            announce_terminal_input()
+        chunks = read_chunks(path, resolve_format(format, path, SUFFIXES, flag="--format"), selection, size)
+    return Texts(name, require_texts(chunks, name))
+
+
+@contextmanager
+def blaming(name: str, chunk: Chunk) -> Iterator[None]:
+    """Let an error about a text say which texts of the input were being computed.
+
+    Raises:
+        InputTooLongError: Raised again, with the place.
+        NonFiniteError: Raised again, with the place.
+    """
+    try:
+        yield
+    except (InputTooLongError, NonFiniteError) as error:
+        place = f"{name}, texts {chunk.start + 1} to {chunk.start + len(chunk.texts)}"
+        raise type(error)(f"{place}: {error.message}", param=error.param, hint=error.hint) from error

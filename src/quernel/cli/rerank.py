@@ -12,27 +12,32 @@ import click
 
 from quernel.cli.composition import LoadSettings, open_reranker
 from quernel.cli.options import Command, option, quiet_option
-from quernel.cli.readers import (
-    STDIN,
-    SUFFIXES,
-    Chunk,
-    Selection,
-    open_source,
-    read_chunks,
-    read_json_objects,
-    require_texts,
-    resolve_format,
-    split_texts,
+from quernel.cli.readers import Selection, open_source, read_json_objects, require_texts, split_texts
+from quernel.cli.requests import (
+    INPUT,
+    OUTPUT,
+    READABLE,
+    REQUEST,
+    Texts,
+    blaming,
+    model_option,
+    open_texts,
+    reading_options,
+    truncate_option,
 )
-from quernel.cli.requests import INPUT, OUTPUT, READABLE, REQUEST, blame, model_option, reading_options, truncate_option
 from quernel.cli.settings import Settings, settings_options
-from quernel.cli.talk import Advance, announce_terminal_input, one_line, progress, say, table
+from quernel.cli.talk import Advance, one_line, progress, say, table
+from quernel.cli.writers import check_names
 from quernel.engine.config import EngineConfig
-from quernel.errors import InvalidRequestError, QuernelError, SettingsError
+from quernel.errors import InvalidRequestError, SettingsError
 
 if TYPE_CHECKING:
     from quernel.reranker import Reranker
     from quernel.types import RankedDocument, RerankRequest
+
+
+RESULT_COLUMNS = ("query_index", "rank", "index", "relevance_score", "logit", "document")
+"""The fields of a line of JSON; the first only where there are many queries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +46,11 @@ class Question:
 
     Attributes:
         query: What is asked.
-        chunks: The documents; never empty.
-        name: Where the documents come from, for messages.
+        documents: What is ranked.
     """
 
     query: str
-    chunks: Iterator[Chunk]
-    name: str
+    documents: Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,37 +118,27 @@ def command(
     settings = Settings(given)
     load, engine = settings.build("load", LoadSettings), settings.build("engine", EngineConfig)
 
-    selection = Selection(column, keep)
-    if input is not None:
-        questions = read_questions(input, batch_size)
-    else:
-        source = STDIN if file is None else file
-        name = "arguments" if documents else "standard input" if source == STDIN else str(source)
-        if documents:
-            chunks = split_texts(documents, selection, batch_size)
-        else:
-            if source == STDIN:
-                announce_terminal_input()
-            read_format = resolve_format(format, source, SUFFIXES, flag="--format")
-            chunks = read_chunks(source, read_format, selection, batch_size)
-        questions = iter([Question(query or "", require_texts(chunks, name), name)])
+    if keep and not as_json:
+        raise SettingsError("--keep has no place in the table.", param="keep", hint="Add --json.")
+    check_names(keep, RESULT_COLUMNS)
 
     from quernel.types import RerankRequest, Truncate
 
+    if input is not None:
+        questions = read_questions(input, batch_size)
+    else:
+        selection = Selection(column, keep)
+        texts = open_texts(documents, file, format=format, selection=selection, size=batch_size)
+        questions = iter([Question(query or "", texts)])
+    ask = partial(RerankRequest, instruction=instruction, top_n=top_n, truncate=Truncate(truncate))
     show = print_json if as_json else print_table
-    with open_reranker(model, load, engine) as reranker, progress(quiet=quiet) as advance:
+    with open_reranker(model, load, engine) as reranker:
         for number, question in enumerate(questions):
-            ask = partial(
-                RerankRequest,
-                query=question.query,
-                instruction=instruction,
-                top_n=top_n,
-                truncate=Truncate(truncate),
-            )
-            hits, num_truncated = rank(reranker, ask, question, advance)
+            with progress(quiet=quiet) as advance:
+                hits, num_truncated = rank(reranker, ask, question, advance)
             show(hits, question.query, None if input is None else number)
             if num_truncated:
-                say(f"{question.name}: {num_truncated} documents were cut.", quiet=quiet)
+                say(f"{question.documents.name}: {num_truncated} documents were cut.", quiet=quiet)
 
 
 def read_questions(path: Path, size: int) -> Iterator[Question]:
@@ -154,26 +147,27 @@ def read_questions(path: Path, size: int) -> Iterator[Question]:
     Raises:
         InvalidRequestError: A line is not such an object; or there is none.
     """
-    number = 0
+    is_empty = True
     with open_source(path) as source:
-        for number, row in enumerate(read_json_objects(source), start=1):  # noqa: B007
-            if (
-                not isinstance(row, dict)
-                or not isinstance(row.get("query"), str)
-                or not _is_texts(row.get("documents"))
-            ):
+        for row in read_json_objects(source):
+            is_empty = False
+            if not isinstance(row, dict) or not (_is_text(row.get("query")) and _is_texts(row.get("documents"))):
                 raise InvalidRequestError(
                     f"{source.place}: not a query with its documents.",
                     hint='Write {"query": "...", "documents": ["...", ...]}.',
                 )
-            chunks = split_texts(row["documents"], Selection(), size)
-            yield Question(row["query"], require_texts(chunks, source.place), source.place)
-    if number == 0:
+            chunks = require_texts(split_texts(row["documents"], Selection(), size), source.place)
+            yield Question(row["query"], Texts(source.place, chunks))
+    if is_empty:
         raise InvalidRequestError(f"{path} holds no queries.", param="input")
 
 
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(element, str) for element in value)
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def rank(
@@ -186,12 +180,10 @@ def rank(
     """
     hits: list[Hit] = []
     num_truncated = 0
-    for chunk in question.chunks:
-        request = ask(documents=chunk.texts)
-        try:
+    for chunk in question.documents.chunks:
+        request = ask(query=question.query, documents=chunk.texts)
+        with blaming(question.documents.name, chunk):
             result = reranker.rerank_sync(request)
-        except QuernelError as error:
-            blame(error, question.name, chunk)
         rows = chunk.kept_rows()
         for ranked in result.results:
             position = replace(ranked, index=chunk.start + ranked.index)
@@ -210,15 +202,11 @@ def print_json(hits: Iterable[Hit], query: str, number: int | None) -> None:
 
     stream = sys.stdout.buffer
     for place, hit in enumerate(hits, start=1):
-        line = {
-            **({} if number is None else {"query_index": number}),
-            "rank": place,
-            "index": hit.ranked.index,
-            "relevance_score": hit.ranked.relevance_score,
-            "logit": hit.ranked.logit,
-            "document": hit.text,
-            **hit.columns,
-        }
+        ranked = hit.ranked
+        values = (number, place, ranked.index, ranked.relevance_score, ranked.logit, hit.text)
+        line = dict(zip(RESULT_COLUMNS, values, strict=True)) | hit.columns
+        if number is None:
+            del line["query_index"]
         stream.write(orjson.dumps(line, default=str, option=orjson.OPT_APPEND_NEWLINE))
     stream.flush()
 

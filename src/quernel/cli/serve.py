@@ -64,7 +64,7 @@ def command(*, models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any
         loaded: list[Embedder | Reranker] = []
         for choice in choices:
             loaded.append(open_model(choice, engine))
-            opened.enter_context(loaded[-1])
+            opened.callback(loaded[-1].close)
         app = create_app(loaded, config=server)
         infos = [model.info for model in loaded]
         say(banner(infos, url_of(listener), time.monotonic() - started), quiet=quiet)

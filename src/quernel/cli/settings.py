@@ -120,7 +120,7 @@ def default_text(setting: Field[Any]) -> str:
     """The default of a field as documentation shows it; empty where there is none."""
     if setting.default in (None, ()):
         return ""
-    return {True: "on", False: "off"}[setting.default] if isinstance(setting.default, bool) else str(setting.default)
+    return str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
 
 
 def _name(parser: "click.ParamType[Any]") -> str:

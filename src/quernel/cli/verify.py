@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from quernel.engine.config import EngineConfig
 from quernel.errors import InvalidRequestError, SettingsError
 
 if TYPE_CHECKING:
-    from quernel.types import EmbeddingModel, ModelInfo, RerankModel
+    from quernel.types import ModelInfo, Vectors
     from quernel.verification.checks import Check
 
 SAMPLE_TEXTS = (
@@ -31,6 +31,12 @@ SAMPLE_TEXTS = (
     "",
 )
 """What is compared with the reference where nothing is published and no texts are given."""
+
+TOLD = {"pass": "passed", "fail": "failed", "doubtful": "doubtful", "skipped": "skipped"}
+"""The values of `quernel.verification.checks.Outcome`, and how the closing line says them."""
+
+Ask = Callable[[Any, Sequence[str]], Coroutine[Any, Any, Any]]
+Compare = Callable[..., "list[Check]"]
 
 HEADER = ("RESULT", "CASE", "VALUE", "THERE", "HERE", "DIFFERENCE", "TOLERANCE", "REMARK")
 
@@ -68,28 +74,31 @@ def command(
     quernel verify ./my-fine-tune --texts samples.txt
     """
     load = Settings(given).build("load", LoadSettings)
-    own_texts = _read_texts(texts) if texts is not None else None
+    choice = ModelChoice.parse(model, load)
+    own_texts = _read_texts(texts) if texts is not None else ()
 
-    from quernel.types import ModelKind
     from quernel.verification.reference import reference_name
 
-    if own_texts is not None:
+    if own_texts:
         reference_name()  # What is missing shows before a model is loaded.
-    choice = ModelChoice.parse(model, load)
     with open_model(choice, EngineConfig()) as opened:
         info = opened.info
         published = find_published(info, published_as)
         if published is None:
             own_texts = own_texts or SAMPLE_TEXTS
-            say(f"Nothing is published for {info.name}; comparing with {reference_name()}.{_suggest(info)}")
+            say(
+                f"Nothing is published for {info.name}; comparing with {reference_name()}.{_suggest(info)}", quiet=quiet
+            )
+        ask, compare = KINDS[info.kind]
         checks = asyncio.run(_against_published(opened, published)) if published else []
-        if own_texts is not None:
-            compare = _embedding_with_reference if info.kind is ModelKind.EMBEDDING else _reranking_with_reference
-            checks += compare(opened, own_texts, _folder(choice))
+        got = asyncio.run(ask(opened, own_texts)) if own_texts else None
+    del opened  # Its memory is wanted for the reference.
+    if got is not None:
+        checks += compare(got, own_texts, _folder(choice), info)
 
     _print(checks, as_json=as_json)
-    counts = Counter(check.outcome for check in checks)
-    told = ", ".join(f"{number} {outcome}" for outcome, number in counts.items())
+    counts = Counter(str(check.outcome) for check in checks)
+    told = ", ".join(f"{counts[outcome]} {word}" for outcome, word in TOLD.items() if counts[outcome])
     say(f"{told}: {info.name}, {info.dtype} on {info.device}", quiet=quiet)
     if counts["fail"] or not counts["pass"] + counts["doubtful"]:
         click.get_current_context().exit(1)
@@ -133,12 +142,12 @@ def _suggest(info: "ModelInfo") -> str:
     return ""
 
 
-def _read_texts(path: Path) -> list[str]:
+def _read_texts(path: Path) -> tuple[str, ...]:
     if path == STDIN:
         announce_terminal_input()
     file_format = resolve_format("auto", path, SUFFIXES, flag="--texts")
     chunks = read_chunks(path, file_format, Selection(), DEFAULT_CHUNK_SIZE)
-    return list(chain.from_iterable(chunk.texts for chunk in require_texts(chunks, str(path))))
+    return tuple(chain.from_iterable(chunk.texts for chunk in require_texts(chunks, str(path))))
 
 
 def _folder(choice: ModelChoice) -> Path:
@@ -161,53 +170,58 @@ async def _against_published(model: Any, published: str) -> "list[Check]":
     return [row for case in load_golden() if case.model == published for row in await check(model, case)]
 
 
-def _embedding_with_reference(model: "EmbeddingModel", texts: Sequence[str], folder: Path) -> "list[Check]":
+async def _embed(model: Any, texts: Sequence[str]) -> "Vectors":
+    from quernel.prompts.templates import DEFAULT_INSTRUCTION
+    from quernel.verification.checks import embed_texts
+
+    return await embed_texts(model, texts, DEFAULT_INSTRUCTION)
+
+
+def _compare_vectors(got: "Vectors", texts: Sequence[str], folder: Path, info: "ModelInfo") -> "list[Check]":
     from quernel.prompts.templates import DEFAULT_INSTRUCTION, QUERY_PROMPT
-    from quernel.verification.checks import compare_vectors, embed_texts
+    from quernel.verification.checks import compare_vectors
     from quernel.verification.reference import reference_name, reference_vectors
 
-    info = model.info
     prompt = QUERY_PROMPT.format(instruction=DEFAULT_INSTRUCTION)
-    got = asyncio.run(embed_texts(model, texts, DEFAULT_INSTRUCTION))
-    expected = reference_vectors(
-        folder, [*texts, *(prompt + text for text in texts)], device=info.device, dtype=info.dtype
-    )
+    whole = [*texts, *(prompt + text for text in texts)]
+    expected = reference_vectors(folder, whole, device=info.device, dtype=info.dtype)
     names = [f"text {number} as {role}" for role in ("document", "query") for number in range(1, len(texts) + 1)]
     return compare_vectors(names, got, expected, dtype=info.dtype, source=reference_name())
 
 
-def _reranking_with_reference(model: "RerankModel", texts: Sequence[str], folder: Path) -> "list[Check]":
+async def _rerank(model: Any, texts: Sequence[str]) -> list[float]:
     from quernel.prompts.templates import DEFAULT_INSTRUCTION
-    from quernel.verification.checks import Check, Outcome, compare_logits, rerank_texts
-    from quernel.verification.reference import added_tokens, reference_logits, reference_name
+    from quernel.verification.checks import rerank_texts
 
     query, *documents = texts
     if not documents:
         raise InvalidRequestError(
-            "There is one text, the query, and no document.", param="texts", hint="Give two or more lines."
+            "There is one text, the query, and no document.", param="texts", hint="Give two or more."
         )
+    return await rerank_texts(model, query, documents, DEFAULT_INSTRUCTION)
+
+
+def _compare_logits(got: Sequence[float], texts: Sequence[str], folder: Path, info: "ModelInfo") -> "list[Check]":
+    from quernel.prompts.templates import DEFAULT_INSTRUCTION
+    from quernel.verification.checks import compare_logits, reads_as_token
+    from quernel.verification.reference import added_tokens, reference_logits, reference_name
+
+    query, *documents = texts
+    expected = reference_logits(folder, query, documents, DEFAULT_INSTRUCTION, device=info.device, dtype=info.dtype)
+    names = [f"text {number}" for number in range(2, len(texts) + 1)]
+    checks = compare_logits(names, got, expected, dtype=info.dtype, source=reference_name())
     tokens = added_tokens(folder)
-    comparable, skipped = {}, []
-    for number, document in enumerate(documents, start=2):
-        if any(token in text for token in tokens for text in (query, document)):
-            skipped.append(
-                Check(
-                    case="reference",
-                    what=f"text {number}",
-                    outcome=Outcome.SKIPPED,
-                    why="holds a token's name, which the reference obeys and Quernel reads as text",
-                    source=reference_name(),
-                )
-            )
-        else:
-            comparable[f"text {number}"] = document
-    if not comparable:
-        return skipped
-    info = model.info
-    asked = query, list(comparable.values()), DEFAULT_INSTRUCTION
-    got = asyncio.run(rerank_texts(model, *asked))
-    expected = reference_logits(folder, *asked, device=info.device, dtype=info.dtype)
-    return compare_logits(comparable, got, expected, dtype=info.dtype, source=reference_name()) + skipped
+    return [
+        reads_as_token(check) if any(token in query + document for token in tokens) else check
+        for check, document in zip(checks, documents, strict=True)
+    ]
+
+
+KINDS: Mapping[str, tuple[Ask, Compare]] = {
+    "embedding": (_embed, _compare_vectors),
+    "reranker": (_rerank, _compare_logits),
+}
+"""Kind of a model to how it is asked about texts, and how the answer is compared with the reference."""
 
 
 def _print(checks: "Sequence[Check]", *, as_json: bool) -> None:

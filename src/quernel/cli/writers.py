@@ -143,6 +143,11 @@ def check_names(columns: Iterable[str], taken: Iterable[str]) -> None:
 WRITERS: Mapping[str, Callable[[BinaryIO], Writer]] = {"jsonl": JsonlWriter, "npy": NpyWriter, "parquet": ParquetWriter}
 
 
+def is_terminal(path: Path) -> bool:
+    """Whether the output is read by a person, line by line: a progress bar would stand in its middle."""
+    return path == STDOUT and sys.stdout.isatty()
+
+
 @contextmanager
 def open_writer(path: Path, format: str) -> Iterator[Writer]:
     """A writer to a file, or to standard output where the path is `-`.

@@ -1,6 +1,7 @@
 """Which folder holds a model: a local one, a built-in one, or the hub's cache. It opens no file of the model."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -14,23 +15,25 @@ BUILTIN = {
 }
 """What the models inside the package may be called, and the name that each goes by."""
 
-PATTERNS = (
+SMALL_FILES = (
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.jinja",
     "model.safetensors.index.json",
-    "*.safetensors",
     "modules.json",
     "[0-9]_*/config.json",
     "config_sentence_transformers.json",
     "sentence_bert_config.json",
 )
-"""The files of a hub repository that are of use here."""
+"""The files of a hub repository that say what the model is. They are fetched first."""
+
+WEIGHT_FILES = ("*.safetensors",)
+"""Those that take long."""
 
 LEFT_OUT = ("*/*.safetensors",)
-"""Those that `PATTERNS` would match (a `*` there crosses folders), but that are weights of something else."""
+"""Those that `WEIGHT_FILES` would match (a `*` there crosses folders), but that are weights of something else."""
 
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?", re.ASCII)
 
@@ -57,6 +60,7 @@ def locate(
     cache_dir: str | Path | None = None,
     token: str | None = None,
     offline: bool = False,
+    check: Callable[[Path], object] = lambda folder: None,
 ) -> ModelFiles:
     """The folder of `model`, downloaded first if need be.
 
@@ -69,6 +73,8 @@ def locate(
         cache_dir: Where the hub's files are kept; by default where `huggingface_hub` keeps them.
         token: Access token of the hub; by default the one that `huggingface_hub` finds.
         offline: Take the hub's files from the cache, and do not ask the network.
+        check: Called with the folder when the hub's small files are in it, before the weights are fetched; what it
+            raises saves the download of a model that cannot be used.
 
     Raises:
         DownloadError: The hub could not give the files, or they are not in the cache.
@@ -105,7 +111,9 @@ def locate(
             param="revision",
             hint="Give it once.",
         )
-    return _from_hub(parsed["id"], revision or parsed["revision"], cache_dir=cache_dir, token=token, offline=offline)
+    return _from_hub(
+        parsed["id"], revision or parsed["revision"], cache_dir=cache_dir, token=token, offline=offline, check=check
+    )
 
 
 def _builtin(name: str) -> ModelFiles:
@@ -122,23 +130,39 @@ def _builtin_names() -> str:
 
 
 def _from_hub(
-    hub_id: str, revision: str | None, *, cache_dir: str | Path | None, token: str | None, offline: bool
+    hub_id: str,
+    revision: str | None,
+    *,
+    cache_dir: str | Path | None,
+    token: str | None,
+    offline: bool,
+    check: Callable[[Path], object],
 ) -> ModelFiles:
     """The hub's files; from the cache where the network is down or not wanted. Translates the hub's errors."""
     import huggingface_hub as hub  # here, because it takes a quarter of a second that `--help` does not have
     from huggingface_hub import errors as hub_errors
 
     wanted = hub_id if revision is None else f"{hub_id}@{revision}"
-    try:
-        folder = hub.snapshot_download(
-            hub_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=offline,
-            allow_patterns=list(PATTERNS),
-            ignore_patterns=list(LEFT_OUT),
+
+    def fetch(patterns: tuple[str, ...], revision: str | None) -> Path:
+        return Path(
+            hub.snapshot_download(
+                hub_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                local_files_only=offline,
+                allow_patterns=list(patterns),
+                ignore_patterns=list(LEFT_OUT),
+            )
         )
+
+    try:
+        folder = fetch(SMALL_FILES, revision)
+        check(folder)
+        fetch(WEIGHT_FILES, folder.name)  # by the commit, which a push in between cannot change
+    except ModelLoadError:
+        raise
     except hub_errors.GatedRepoError as error:
         raise DownloadError(
             f"The hub does not give {wanted} to everyone.",
@@ -175,4 +199,4 @@ def _from_hub(
             param="model",
             hint="Check network, proxy and disk space; with the files in the cache, set offline.",
         ) from error
-    return ModelFiles(folder=Path(folder), name=hub_id, revision=Path(folder).name)
+    return ModelFiles(folder=folder, name=hub_id, revision=folder.name)

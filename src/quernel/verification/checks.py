@@ -1,7 +1,7 @@
 """Compares a model with published values and with the reference; every compared number is one `Check`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -13,10 +13,11 @@ from quernel.verification.golden import CosineCase, GoldenCase, RerankCase, Simi
 Numbers = npt.NDArray[np.float64]
 
 COSINE_TOLERANCE: Mapping[str, float] = {"float32": 1e-5, "float16": 1e-4, "bfloat16": 3e-3}
-LOGIT_TOLERANCE: Mapping[str, float] = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.3}
+LOGIT_TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.3}
 """How far a run may be from the reference in the same type.
 
-Source: the spread between published backends, from which the tolerances in `golden.json` were set too."""
+Source: the spread between published backends, from which the tolerances in `golden.json` were set too. For logits in
+float32 those are wider: they were recorded on other machines, and here both run on one."""
 
 
 class Outcome(StrEnum):
@@ -128,15 +129,16 @@ def compare_vectors(names: Iterable[str], got: Vectors, expected: Vectors, *, dt
     checks = []
     for name, ours, theirs in zip(names, _unit(got), _unit(expected), strict=True):
         cosine = float(ours @ theirs)
+        difference = abs(1 - cosine)
         checks.append(
             Check(
                 case="reference",
                 what=name,
                 expected=1.0,
                 got=cosine,
-                difference=1 - cosine,
+                difference=difference,
                 tolerance=COSINE_TOLERANCE[dtype],
-                outcome=Outcome.PASS if 1 - cosine <= COSINE_TOLERANCE[dtype] else Outcome.FAIL,
+                outcome=Outcome.PASS if difference <= COSINE_TOLERANCE[dtype] else Outcome.FAIL,
                 why=f"cosine of the vectors; largest difference {np.abs(ours - theirs).max():.1e}",
                 source=source,
             )
@@ -161,6 +163,13 @@ def compare_logits(
         )
         for name, ours, theirs in zip(names, got, expected, strict=True)
     ]
+
+
+def reads_as_token(check: Check) -> Check:
+    """The check of a text that names a token, which the reference obeys and Quernel's reranker reads as text."""
+    return replace(
+        check, outcome=Outcome.SKIPPED, why="it names a token, which the reference obeys and Quernel reads as text"
+    )
 
 
 async def _embed(model: EmbeddingModel, texts: Sequence[str], instruction: str | None = None) -> Vectors:
