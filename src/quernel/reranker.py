@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,6 @@ from quernel.model.heads import load_score_row, relevance, sigmoid
 from quernel.model.side_files import SideFiles
 from quernel.prompts.prompt import Prompt
 from quernel.prompts.reranking import RerankPrompts
-from quernel.prompts.templates import CARD_TEMPLATE
 from quernel.prompts.tokenizer import Tokenizer
 from quernel.types import (
     ModelKind,
@@ -46,10 +44,9 @@ class Reranker(LocalModel):
     builtin = "quernel/tiny-reranker"
 
     def _prepare(self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
-        template = CARD_TEMPLATE
-        if side_files.instruction:
-            template = replace(template, default_instruction=side_files.instruction)
-        self._prompts = RerankPrompts(tokenizer, max_tokens=self.info.max_tokens, template=template)
+        self._prompts = RerankPrompts(
+            tokenizer, max_tokens=self.info.max_tokens, default_instruction=side_files.instruction
+        )
         yes_id, no_id = side_files.answer_ids or self._prompts.answer_ids()
         self._score_row = load_score_row(folder, config, yes_id, no_id).numpy()
 

@@ -101,6 +101,15 @@ def test_a_vector_of_another_direction_fails_by_its_cosine_and_shows_the_largest
     assert checks["norm"].outcome is Outcome.PASS
 
 
+@pytest.mark.parametrize(("dtype", "outcome"), [("float32", "fail"), ("bfloat16", "pass")])
+def test_how_far_a_vector_may_turn_depends_on_the_type(dtype, outcome):
+    expected = np.array(VECTOR.expected)
+    aside = np.zeros_like(expected)
+    aside[:2] = -expected[1], expected[0]
+    aside *= math.tan(math.acos(0.9995)) * np.linalg.norm(expected) / np.linalg.norm(aside)
+    assert check_vector(expected + aside, dtype)["cosine"].outcome == outcome
+
+
 def test_a_vector_of_another_size_fails():
     assert outcomes(check_vector(np.ones(7)).values()) == ["fail"]
 
