@@ -99,6 +99,7 @@ class LocalModel(ABC):
         runner = ModelRunner(
             load(dtype=chosen_dtype),
             load_wide=None if chosen_dtype is torch.float32 else partial(load, dtype=torch.float32),
+            prefix_cache_bytes=(engine or EngineConfig()).prefix_cache_mib << 20,
         )
         self._engine = Engine(runner, engine)
         self._finalizer = weakref.finalize(self, self._engine.close)

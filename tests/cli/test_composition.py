@@ -54,4 +54,4 @@ def test_embed_and_rerank_with_real_engines(run: Run, folders):
 def test_a_model_of_the_other_kind_is_refused(run: Run, folders):
     result = run("embed", "a", "-m", folders / "a-reranker")
     assert result.exit_code == 1
-    assert "is a reranker" in result.stderr
+    assert "is of kind reranker" in result.stderr

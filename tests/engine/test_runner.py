@@ -1,5 +1,8 @@
 import numpy as np
+import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from quernel.engine.runner import ModelRunner
 from quernel.model.config import Qwen3Config
@@ -66,3 +69,53 @@ def test_shared_runs_and_duplicates_give_the_vectors_of_single_texts():
     together = runner.run(prompts)
     alone = np.concatenate([runner.run([(tuple(t for run in path for t in run),)]) for path in prompts])
     np.testing.assert_allclose(together, alone, atol=2e-6)
+
+
+run = st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple)
+batch = st.lists(st.lists(run, min_size=1, max_size=3).map(tuple), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(batch, min_size=2, max_size=4), st.sampled_from([2_000, 1 << 20]))
+def test_what_the_prefix_cache_holds_changes_no_result(batches, cache_bytes):
+    cached, plain = (ModelRunner(model(), prefix_cache_bytes=size) for size in (cache_bytes, 0))
+    for prompts in batches:
+        np.testing.assert_allclose(cached.run(prompts), plain.run(prompts), atol=2e-6)
+    assert cached.prefix_cache.num_bytes <= cache_bytes
+    assert len(plain.prefix_cache) == 0
+
+
+def test_a_prefix_that_comes_again_is_not_computed_again(monkeypatch):
+    runner = ModelRunner(model(), prefix_cache_bytes=1 << 20)
+    computed = []
+    forward = runner._model.forward_with_cache
+    monkeypatch.setattr(
+        runner._model,
+        "forward_with_cache",
+        lambda token_ids, *rest, **named: computed.append(token_ids.tolist()) or forward(token_ids, *rest, **named),
+    )
+    instruction, query = (1, 2, 3), (4, 5)
+    runner.run([(instruction, query, (6,)), (instruction, query, (7,))])
+    runner.run([(instruction, query, (8,))])
+    runner.run([(instruction, (9,)), (instruction, query)])
+    assert computed == [[1, 2, 3, 4, 5, 6, 7], [8], [9, 4, 5]]
+
+
+def test_prefixes_of_a_batch_that_overflowed_are_not_kept():
+    wide = overflowing()
+    narrow = Qwen3(CONFIG)
+    narrow.load_state_dict(wide.state_dict())
+    runner = ModelRunner(narrow.half(), load_wide=lambda: wide, prefix_cache_bytes=1 << 20)
+    first = runner.run([((1, 7), (2,)), ((1, 7), (3,))])
+    assert runner.num_recomputed == 2
+    assert len(runner.prefix_cache) == 0
+    np.testing.assert_array_equal(first, runner.run([((1, 7), (2,)), ((1, 7), (3,))]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_cached_keys_have_the_type_of_the_model(dtype):
+    runner = ModelRunner(model().to(dtype), prefix_cache_bytes=1 << 20)
+    runner.run([((1, 2), (3,))])
+    entry = runner.prefix_cache.get(((1, 2),))
+    assert entry.dtype == dtype
+    assert entry.shape == (2, CONFIG.num_hidden_layers, 2, CONFIG.num_key_value_heads, CONFIG.head_dim)

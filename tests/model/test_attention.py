@@ -46,6 +46,20 @@ def test_read_rows_get_what_they_get_among_all_rows(layout, heads, seed):
     assert_close(last_token_attention(query[last_rows], key, value, layout), reference)
 
 
+@given(layout=layouts(), heads=HEADS, seed=st.integers(0, 99), num_known=st.integers(0, 7))
+@settings(max_examples=150, deadline=None)
+def test_rows_below_cached_segments_get_what_they_get_among_all_rows(layout, heads, seed, num_known):
+    """The first segments of any layout are closed upwards: their ancestors are among them."""
+    query, key, value = random_inputs(layout, heads, seed=seed)
+    num_known = min(num_known, len(layout.segments) - 1)
+    start = layout.segments[num_known].start
+    below = Layout(layout.segments, (len(layout.segments) - 1,), num_cached=start)
+    whole = reference_attention(query, key, value, layout)
+    assert_close(forest_attention(query[start:], key, value, below), whole[start:])
+    assert_close(reference_attention(query[start:], key, value, below), whole[start:])
+    assert_close(last_token_attention(query[-1:], key, value, below), whole[-1:])
+
+
 @given(layout=layouts())
 @settings(max_examples=50, deadline=None)
 def test_a_row_sees_its_path_up_to_itself(layout):

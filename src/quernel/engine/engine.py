@@ -128,9 +128,9 @@ class Engine:
             failure.__cause__ = error
             batch[0].job.fail(failure)
             return
-        finite = np.isfinite(hidden).all(axis=1)
+        broken = set(np.flatnonzero(~np.isfinite(hidden).all(axis=1)).tolist())
         for row, item in enumerate(batch):
-            if finite[row]:
+            if row not in broken:
                 item.job.deliver(item.index, hidden[row])
             else:
                 item.job.fail(

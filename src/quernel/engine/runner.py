@@ -4,8 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from quernel.engine.segments import build_forest
+from quernel.engine.prefix_cache import PrefixCache
+from quernel.engine.segments import Forest, build_forest
 from quernel.model.qwen3 import Qwen3
 from quernel.types import TokenPath, Vectors
 
@@ -16,12 +18,17 @@ class ModelRunner:
     Args:
         model: The model, on its device.
         load_wide: Gives the same model in float32; called once, when a result in half precision is not finite.
+        prefix_cache_bytes: Memory for the keys and values of prefixes that come again; 0 keeps none.
     """
 
-    def __init__(self, model: Qwen3, *, load_wide: Callable[[], Qwen3] | None = None) -> None:
+    def __init__(
+        self, model: Qwen3, *, load_wide: Callable[[], Qwen3] | None = None, prefix_cache_bytes: int = 0
+    ) -> None:
         self._model = model
         self._load_wide = load_wide
         self._wide: Qwen3 | None = None
+        self.prefix_cache: PrefixCache[Tensor] = PrefixCache(prefix_cache_bytes)
+        """Keys and values `[2, layers, run, G, D]` of each prefix's last run."""
         self.num_recomputed = 0
         """Prompts whose first result was NaN or infinite and that were computed again in float32."""
 
@@ -30,20 +37,49 @@ class ModelRunner:
 
         A row is not finite only if it is so in float32 too (or no wide model can be had); the caller refuses it.
         """
-        hidden = _forward(self._model, paths)
+        hidden = self._run_with_cache(paths)
         broken = np.flatnonzero(~np.isfinite(hidden).all(axis=1))
         if broken.size and self._load_wide is not None:
             if self._wide is None:
                 self._wide = self._load_wide()
-            hidden[broken] = _forward(self._wide, [paths[index] for index in broken.tolist()])
+            forest = build_forest([paths[index] for index in broken.tolist()])
+            hidden[broken] = _to_rows(forest, _forward(self._wide, forest, None, None)[0])
             self.num_recomputed += int(broken.size)
         return hidden
 
+    def _run_with_cache(self, paths: Sequence[TokenPath]) -> Vectors:
+        found: dict[TokenPath, Tensor] = {}
 
-def _forward(model: Qwen3, paths: Sequence[TokenPath]) -> Vectors:
-    forest = build_forest(paths)
+        def known(prefix: TokenPath) -> bool:
+            entry = self.prefix_cache.get(prefix)
+            if entry is not None:
+                found[prefix] = entry  # held until the batch is done, whatever is dropped meanwhile
+            return entry is not None
+
+        forest = build_forest(paths, known)
+        keep = list(forest.computed.values()) if self.prefix_cache.max_bytes else []
+        cached = torch.cat([found[prefix] for prefix in forest.cached], dim=2) if forest.cached else None
+        read, kept = _forward(self._model, forest, cached, keep or None)
+        hidden = _to_rows(forest, read)
+        if kept is not None and np.isfinite(hidden).all():
+            parts = torch.split(kept, [part.stop - part.start for part in keep], dim=2)
+            for prefix, part in zip(forest.computed, parts, strict=True):
+                entry = part.clone()  # a view would hold the memory of all of them
+                self.prefix_cache.put(prefix, entry, entry.nbytes)
+        return hidden
+
+
+def _forward(
+    model: Qwen3, forest: Forest, cached: Tensor | None, keep: Sequence[slice] | None
+) -> tuple[Tensor, Tensor | None]:
+    device = model.norm.weight.device
     with torch.inference_mode():
-        token_ids = torch.tensor(forest.token_ids).to(model.norm.weight.device)
-        read = model(token_ids, forest.layout).float().cpu().numpy()
-    rows: Vectors = read[list(forest.rows)]
+        rows = None if keep is None else torch.cat([torch.arange(part.start, part.stop) for part in keep]).to(device)
+        token_ids = torch.tensor(forest.token_ids).to(device)
+        return model.forward_with_cache(token_ids, forest.layout, cached=cached, keep=rows)
+
+
+def _to_rows(forest: Forest, read: Tensor) -> Vectors:
+    """The result of each prompt, float32 `[N, C]`."""
+    rows: Vectors = read.float().cpu().numpy()[list(forest.rows)]
     return rows

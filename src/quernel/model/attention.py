@@ -6,8 +6,11 @@ the same parent in one call) and to the own segment causally, and merges the par
 exact arithmetic (it is how flash attention splits its keys): "Online normalizer calculation for softmax",
 arXiv 1805.02867; "cascade inference" in FlashInfer.
 
+Keys and values may have more rows than there are queries: cached rows, of which no queries are wanted, come first.
+
 Shapes:
     T   rows of the packed stream             R   rows that are read
+    S   rows of keys: cached ones, then T
     H   query heads                           G   key/value heads; H / G query heads share one
     D   width of a head
 """
@@ -23,13 +26,14 @@ from quernel.model.layout import Layout
 
 
 def forest_mask(layout: Layout) -> Tensor:
-    """Which token sees which: bool `[T, T]`, row sees column. Straight from the definition; for tests."""
-    mask = torch.zeros(layout.num_tokens, layout.num_tokens, dtype=torch.bool)
-    for index, segment in enumerate(layout.segments):
+    """Which token sees which: bool `[T, S]`, row sees column. Straight from the definition; for tests."""
+    mask = torch.zeros(layout.num_tokens, layout.num_cached + layout.num_tokens, dtype=torch.bool)
+    for index in layout.stream:
+        segment = layout.segments[index]
         for row in range(segment.start, segment.stop):
-            mask[row, segment.start : row + 1] = True
+            mask[row - layout.num_cached, segment.start : row + 1] = True
             for ancestor in layout.ancestors(index):
-                mask[row, layout.segments[ancestor].start : layout.segments[ancestor].stop] = True
+                mask[row - layout.num_cached, layout.segments[ancestor].start : layout.segments[ancestor].stop] = True
     return mask
 
 
@@ -38,8 +42,8 @@ def reference_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layou
 
     Args:
         query: `[T, H, D]`.
-        key: `[T, G, D]`.
-        value: `[T, G, D]`.
+        key: `[S, G, D]`.
+        value: `[S, G, D]`.
         layout: The forest.
     """
     num_shared = query.shape[1] // key.shape[1]
@@ -54,12 +58,14 @@ def forest_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) 
 
     Args:
         query: `[T, H, D]`.
-        key: `[T, G, D]`.
-        value: `[T, G, D]`.
+        key: `[S, G, D]`.
+        value: `[S, G, D]`.
         layout: The forest.
     """
-    own = [(slice(s.start, s.stop), slice(s.start, s.stop)) for s in layout.segments]
-    return _cascade(query, key, value, layout, own, causal=True, rows=[slice(s.start, s.stop) for s in layout.segments])
+    rows: list[slice | None] = [None] * len(layout.segments)
+    for index in layout.stream:
+        rows[index] = layout.rows(index)
+    return _cascade(query, key, value, layout, rows, causal=True)
 
 
 def last_token_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
@@ -67,62 +73,56 @@ def last_token_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layo
 
     Args:
         query: `[R, H, D]`, in the order of `layout.reads`.
-        key: `[T, G, D]`.
-        value: `[T, G, D]`.
+        key: `[S, G, D]`.
+        value: `[S, G, D]`.
         layout: The forest.
     """
     rows: list[slice | None] = [None] * len(layout.segments)
-    own = []
     for row, index in enumerate(layout.reads):
-        segment = layout.segments[index]
-        own.append((slice(row, row + 1), slice(segment.start, segment.stop)))
         rows[index] = slice(row, row + 1)
-    return _cascade(query, key, value, layout, own, causal=False, rows=rows)
+    return _cascade(query, key, value, layout, rows, causal=False)
 
 
 def _cascade(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    own: Sequence[tuple[slice, slice]],
-    *,
-    causal: bool,
-    rows: Sequence[slice | None],
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, rows: Sequence[slice | None], *, causal: bool
 ) -> Tensor:
-    """Own segments first, then one level of ancestors after the other, merged by log-sum-exp.
+    """Own segments first, then one ancestor after the other, merged by log-sum-exp.
 
     Args:
         query: `[Q, H, D]`.
-        key: `[T, G, D]`.
-        value: `[T, G, D]`.
+        key: `[S, G, D]`.
+        value: `[S, G, D]`.
         layout: The forest.
-        own: Pairs of query rows and the rows of the segment that they are in.
+        rows: For each segment, its rows in `query`, if it has any there; together they are all rows once.
         causal: Whether a query row sees its own segment only up to itself.
-        rows: For each segment, its rows in `query`, if it has any there.
     """
-    num_rows, num_heads, head_dim = query.shape
+
+    def attend(mine: Tensor, index: int, *, causal: bool) -> tuple[Tensor, Tensor]:
+        segment = layout.segments[index]
+        return _attend(mine, key[segment.start : segment.stop], value[segment.start : segment.stop], causal=causal)
+
+    own = [(index, part) for index, part in enumerate(rows) if part is not None]
     if not layout.children:
-        parts = [_attend(query[mine], key[theirs], value[theirs], causal=causal)[0] for mine, theirs in own]
-        return torch.cat(parts)
+        return torch.cat([attend(query[part], index, causal=causal)[0] for index, part in sorted(own, key=_first_row)])
+    num_rows, num_heads, head_dim = query.shape
     output = query.new_empty(num_rows, num_heads, head_dim, dtype=torch.float32)
     normaliser = query.new_empty(num_rows, num_heads, dtype=torch.float32)
-    for mine, theirs in own:
-        output[mine], normaliser[mine] = _attend(query[mine], key[theirs], value[theirs], causal=causal)
+    for index, part in own:
+        output[part], normaliser[part] = attend(query[part], index, causal=causal)
     for ancestor in layout.children:
-        below = [rows[index] for index in _descendants(layout, ancestor)]
-        index = _row_index([part for part in below if part is not None], query.device)
-        if index is None:
+        below = _row_index([part for index in _descendants(layout, ancestor) if (part := rows[index])], query.device)
+        if below is None:
             continue
-        segment = layout.segments[ancestor]
-        keys, values = key[segment.start : segment.stop], value[segment.start : segment.stop]
-        part, part_normaliser = _attend(query[index], keys, values, causal=False)
-        both = torch.logaddexp(normaliser[index], part_normaliser)
-        output[index] = output[index] * (normaliser[index] - both).exp().unsqueeze(-1) + part * (
-            part_normaliser - both
-        ).exp().unsqueeze(-1)
-        normaliser[index] = both
+        seen, seen_normaliser = attend(query[below], ancestor, causal=False)
+        both = torch.logaddexp(normaliser[below], seen_normaliser)
+        mine, theirs = ((part - both).exp().unsqueeze(-1) for part in (normaliser[below], seen_normaliser))
+        output[below] = output[below] * mine + seen * theirs
+        normaliser[below] = both
     return output.to(query.dtype)
+
+
+def _first_row(own: tuple[int, slice]) -> int:
+    return int(own[1].start)
 
 
 def _descendants(layout: Layout, index: int) -> list[int]:

@@ -3,8 +3,12 @@
 Shapes:
     T   rows of the packed stream             C   hidden size
     H   query heads                           G   key/value heads
-    D   width of a head
+    D   width of a head                       P   cached rows
+    K   rows to keep                          R   rows that are read
 """
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +17,32 @@ from torch import Tensor, nn
 from quernel.model.attention import forest_attention, last_token_attention
 from quernel.model.config import Qwen3Config
 from quernel.model.layout import Layout
+
+KeyValue: TypeAlias = tuple[Tensor, Tensor]
+"""Keys (normalised and rotated) and values of some rows in one layer, each `[rows, G, D]`."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """What every layer needs to know of a batch, and where it leaves what is to be kept.
+
+    Attributes:
+        layout: The forest.
+        reads: Stream rows that are read `[R]`.
+        cos: Cosines of the rotary angles `[T, 1, D]`.
+        sin: Sines of the rotary angles `[T, 1, D]`.
+        cached: For each layer, keys and values of the cached rows `[P, G, D]`; empty where there are none.
+        keep: Stream rows whose keys and values are wanted `[K]`.
+        kept: For each layer so far, those keys and values `[K, G, D]`.
+    """
+
+    layout: Layout
+    reads: Tensor
+    cos: Tensor
+    sin: Tensor
+    cached: list[KeyValue] = field(default_factory=list)
+    keep: Tensor | None = None
+    kept: list[KeyValue] = field(default_factory=list)
 
 
 class RMSNorm(nn.Module):
@@ -80,26 +110,30 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout, reads: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, batch: Batch, *, layer: int, only_reads: bool) -> Tensor:
         """What each row, or each read row, gathers from the rows that it sees.
 
         Args:
             x: Normalised rows `[T, C]`.
-            cos: `[T, 1, D]`.
-            sin: `[T, 1, D]`.
-            layout: The forest.
-            reads: Rows to compute `[R]`; all where it is None.
+            batch: The batch.
+            layer: Which layer this is, to find its cached keys and values.
+            only_reads: Whether to compute the read rows alone.
 
         Returns:
             `[T, C]`, or `[R, C]`.
         """
+        cos, sin = batch.cos, batch.sin
         key = rotate(self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim))), cos, sin)
         value = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        if reads is not None:
-            x, cos, sin = x[reads], cos[reads], sin[reads]
+        if batch.keep is not None:
+            batch.kept.append((key[batch.keep], value[batch.keep]))
+        if batch.cached:
+            key, value = (torch.cat(parts) for parts in zip(batch.cached[layer], (key, value), strict=True))
+        if only_reads:
+            x, cos, sin = x[batch.reads], cos[batch.reads], sin[batch.reads]
         query = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))), cos, sin)
-        attend = forest_attention if reads is None else last_token_attention
-        gathered: Tensor = self.o_proj(attend(query, key, value, layout).flatten(-2))
+        attend = last_token_attention if only_reads else forest_attention
+        gathered: Tensor = self.o_proj(attend(query, key, value, batch.layout).flatten(-2))
         return gathered
 
 
@@ -128,21 +162,20 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, h: Tensor, cos: Tensor, sin: Tensor, layout: Layout, reads: Tensor | None = None) -> Tensor:
+    def forward(self, h: Tensor, batch: Batch, *, layer: int, only_reads: bool = False) -> Tensor:
         """The rows after this layer.
 
         Args:
             h: `[T, C]`.
-            cos: `[T, 1, D]`.
-            sin: `[T, 1, D]`.
-            layout: The forest.
-            reads: Rows `[R]` whose result is wanted: queries, attention output and MLP are computed for these alone
-                (their keys and values still come from every row). All rows where it is None.
+            batch: The batch.
+            layer: Which layer this is.
+            only_reads: Whether only the read rows' results are wanted. Queries, attention output and MLP are then
+                computed for these alone; their keys and values still come from every row.
 
         Returns:
             `[T, C]`, or `[R, C]`.
         """
-        gathered = self.self_attn(self.input_layernorm(h), cos, sin, layout, reads)
-        h = (h if reads is None else h[reads]) + gathered
+        gathered = self.self_attn(self.input_layernorm(h), batch, layer=layer, only_reads=only_reads)
+        h = (h[batch.reads] if only_reads else h) + gathered
         out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out

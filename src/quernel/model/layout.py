@@ -13,10 +13,10 @@ from itertools import accumulate
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A run of tokens in the packed stream.
+    """A run of tokens.
 
     Attributes:
-        start: Its first row.
+        start: Its first row: the cached rows come first, the packed stream follows.
         length: Its tokens, at least one.
         parent: Index of the segment that it extends, which stands before it; `None` for a root.
         position: Position of its first token in the text: the total length of its ancestors.
@@ -38,12 +38,15 @@ class Layout:
     """A packed batch without its tokens.
 
     Attributes:
-        segments: In the order of the stream, each after its parent, together covering every row once.
+        segments: In the order of the rows, each after its parent, together covering every row once.
         reads: Indexes of the segments whose last token is read, each once, in the order of the results.
+        num_cached: Rows at the front whose keys and values are known already. They belong to whole segments, are not
+            in the stream, and are not read.
     """
 
     segments: tuple[Segment, ...]
     reads: tuple[int, ...]
+    num_cached: int = 0
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int]) -> "Layout":
@@ -54,8 +57,18 @@ class Layout:
 
     @property
     def num_tokens(self) -> int:
-        """Rows of the stream."""
-        return self.segments[-1].stop if self.segments else 0
+        """Rows of the stream, which are the ones to compute."""
+        return self.segments[-1].stop - self.num_cached if self.segments else 0
+
+    @cached_property
+    def stream(self) -> tuple[int, ...]:
+        """Indexes of the segments that are in the stream."""
+        return tuple(index for index, segment in enumerate(self.segments) if segment.start >= self.num_cached)
+
+    def rows(self, index: int) -> slice:
+        """The rows of a segment in the stream, counted from its beginning."""
+        segment = self.segments[index]
+        return slice(segment.start - self.num_cached, segment.stop - self.num_cached)
 
     @cached_property
     def children(self) -> dict[int, tuple[int, ...]]:

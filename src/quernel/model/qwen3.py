@@ -2,14 +2,15 @@
 
 Shapes:
     T   rows of the packed stream             R   tokens that are read
-    C   hidden size
+    C   hidden size                           G   key/value heads
+    D   width of a head                       K   rows to keep
 """
 
 import torch
 from torch import Tensor, nn
 
 from quernel.model.config import Qwen3Config
-from quernel.model.layers import DecoderLayer, RMSNorm, Rotary
+from quernel.model.layers import Batch, DecoderLayer, RMSNorm, Rotary
 from quernel.model.layout import Layout
 
 
@@ -39,13 +40,41 @@ class Qwen3(nn.Module):
         Returns:
             `[R, C]` in the model's type, in the order of `layout.reads`.
         """
-        device = token_ids.device
-        positions = torch.cat([torch.arange(s.position, s.position + s.length) for s in layout.segments]).to(device)
-        reads = torch.tensor([layout.segments[index].stop - 1 for index in layout.reads]).to(device)
+        return self._run(token_ids, self._batch(token_ids, layout))
+
+    def forward_with_cache(
+        self, token_ids: Tensor, layout: Layout, *, cached: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`forward`, with keys and values of some rows known before, and of others handed out.
+
+        Args:
+            token_ids: int64 `[T]`, the packed stream.
+            layout: The forest; its first `num_cached` rows are those of `cached`.
+            cached: Keys and values `[2, layers, num_cached, G, D]`, as this method hands them out.
+            keep: Stream rows whose keys and values are wanted, int64 `[K]`.
+
+        Returns:
+            Hidden states `[R, C]`, and keys and values `[2, layers, K, G, D]` where `keep` is given.
+        """
+        batch = self._batch(token_ids, layout)
+        batch.keep = keep
+        if cached is not None:
+            batch.cached = list(zip(cached[0], cached[1], strict=True))
+        read = self._run(token_ids, batch)
+        kept = None if keep is None else torch.stack([torch.stack(part) for part in zip(*batch.kept, strict=True)])
+        return read, kept
+
+    def _batch(self, token_ids: Tensor, layout: Layout) -> Batch:
+        device, stream = token_ids.device, [layout.segments[index] for index in layout.stream]
+        positions = torch.cat([torch.arange(part.position, part.position + part.length) for part in stream])
+        reads = torch.tensor([layout.rows(index).stop - 1 for index in layout.reads])
+        cos, sin = self.rotary(positions.to(device), self.norm.weight.dtype)
+        return Batch(layout=layout, reads=reads.to(device), cos=cos, sin=sin)
+
+    def _run(self, token_ids: Tensor, batch: Batch) -> Tensor:
         h = self.embed_tokens(token_ids)
-        cos, sin = self.rotary(positions, h.dtype)
-        *earlier, last = self.layers
-        for layer in earlier:
-            h = layer(h, cos, sin, layout)
-        read: Tensor = self.norm(last(h, cos, sin, layout, reads))
+        last = len(self.layers) - 1
+        for index, layer in enumerate(self.layers):
+            h = layer(h, batch, layer=index, only_reads=index == last)
+        read: Tensor = self.norm(h)
         return read
