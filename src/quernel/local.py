@@ -14,22 +14,27 @@ from quernel.engine.config import EngineConfig
 from quernel.engine.engine import Engine
 from quernel.engine.runner import ModelRunner
 from quernel.errors import SettingsError, TokenizerError, UnsupportedModelError
-from quernel.model.config import Qwen3Config, load_json
+from quernel.model.config import Qwen3Config
 from quernel.model.dtypes import resolve_device, resolve_dtype
 from quernel.model.files import locate
+from quernel.model.gguf import load_raw_config, read_metadata
 from quernel.model.side_files import SideFiles, load_side_files
 from quernel.model.weights import load_model, stored_dtype
+from quernel.prompts.gguf_tokenizer import build_tokenizer
 from quernel.prompts.prompt import Prompt
 from quernel.prompts.tokenizer import Tokenizer
 from quernel.types import ModelInfo, ModelKind, Vectors
+
+CPU_CHUNK_ROWS = 512
+"""Rows that go through a layer together on a CPU: what they need still fits its last cache, and more are no faster."""
 
 
 class LocalModel(ABC):
     """A Qwen3 model on this machine. Any number of threads and tasks may use it at once.
 
     Args:
-        model: A hub id (`owner/name`, `owner/name@revision`), a folder, or a built-in name; `None` for the built-in
-            model of this kind.
+        model: A hub id (`owner/name`, `owner/name@revision`), a folder, a GGUF file, or a built-in name; `None` for the
+            built-in model of this kind.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
         dtype: `auto` (what the machine computes well), `float32`, `bfloat16` or `float16`.
         revision: Branch, tag or commit on the hub.
@@ -64,25 +69,25 @@ class LocalModel(ABC):
         files = locate(
             model, revision=revision, cache_dir=cache_dir, token=token, offline=offline, check=Qwen3Config.load
         )
-        folder = files.folder
-        raw_config = load_json(folder / "config.json")
+        source = files.source
+        raw_config = load_raw_config(source)
         config = Qwen3Config.from_dict(raw_config)
-        side_files = load_side_files(folder, config, raw_config)
+        side_files = load_side_files(source, config, raw_config)
         if side_files.kind not in (None, self.kind):
             raise UnsupportedModelError(
                 f"{files.name} is of kind {side_files.kind}, not {self.kind}.",
                 param="model",
                 hint="Use Embedder for embedding models and Reranker for rerankers.",
             )
-        tokenizer = Tokenizer.load(folder)
+        tokenizer = build_tokenizer(read_metadata(source)) if files.file else Tokenizer.load(source)
         if tokenizer.vocab_size > config.vocab_size:
             raise TokenizerError(
                 f"The tokenizer of {files.name} has ids up to {tokenizer.vocab_size - 1}, but the model only "
                 f"{config.vocab_size} rows.",
-                hint="tokenizer.json belongs to another model.",
+                hint="The tokenizer belongs to another model.",
             )
         chosen_device = resolve_device(device)
-        chosen_dtype = resolve_dtype(dtype, chosen_device, stored_dtype(folder))
+        chosen_dtype = resolve_dtype(dtype, chosen_device, stored_dtype(source))
         self._info = ModelInfo(
             name=files.name,
             kind=self.kind,
@@ -94,18 +99,19 @@ class LocalModel(ABC):
             revision=files.revision,
             prompts=tuple(side_files.prompts),
         )
-        self._prepare(folder, config, side_files, tokenizer)
-        load = partial(load_model, folder, config, device=chosen_device)
+        self._prepare(source, config, side_files, tokenizer)
+        load = partial(load_model, source, config, device=chosen_device)
         runner = ModelRunner(
             load(dtype=chosen_dtype),
             load_wide=None if chosen_dtype is torch.float32 else partial(load, dtype=torch.float32),
             prefix_cache_bytes=(engine or EngineConfig()).prefix_cache_mib << 20,
+            chunk_rows=CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None,
         )
         self._engine = Engine(runner, engine)
         self._finalizer = weakref.finalize(self, self._engine.close)
 
     @abstractmethod
-    def _prepare(self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
+    def _prepare(self, source: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
         """Set up what this kind of model needs besides the engine: prompts and readout."""
 
     def _submit(self, prompts: Sequence[Prompt]) -> "Future[Vectors]":

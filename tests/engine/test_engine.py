@@ -11,7 +11,10 @@ from quernel.errors import EngineClosedError, InternalError, NonFiniteError, Ove
 
 
 class FakeRunner:
-    """The result of a prompt is its first token and its length. Token 666 fails, token 13 is NaN."""
+    """The result of a prompt is its first token and its length. Token 666 fails, token 13 is NaN.
+
+    The first batch waits at the gate, if it is `held`, before its second step.
+    """
 
     def __init__(self, *, held=False):
         self.batches = []
@@ -20,9 +23,13 @@ class FakeRunner:
         if not held:
             self.gate.set()
 
-    def run(self, paths):
+    def steps(self, paths):
+        is_first = not self.started.is_set()
         self.started.set()
-        assert self.gate.wait(10)
+        if is_first:
+            assert self.gate.wait(10)
+        yield
+        yield
         tokens = [[token for run in path for token in run] for path in paths]
         self.batches.append(tokens)
         if any(666 in text for text in tokens):
@@ -171,3 +178,51 @@ def test_a_cancelled_future_reports_it():
         with pytest.raises(CancelledError):
             future.result(10)
         runner.gate.set()
+
+
+BULK = EngineConfig(max_interactive_tokens=4, max_batch_tokens=100)
+
+
+def test_a_small_request_runs_in_the_middle_of_a_large_one():
+    runner = FakeRunner(held=True)
+    with Engine(runner, BULK) as engine:
+        large = engine.submit([prompt(*[1] * 50)])
+        assert runner.started.wait(10)
+        small = [engine.submit([prompt(n)]) for n in (2, 3)]
+        runner.gate.set()
+        assert [future.result(10)[0, 0] for future in (large, *small)] == [1, 2, 3]
+    assert runner.batches == [[[2], [3]], [[1] * 50]]
+
+
+def test_small_requests_do_not_interrupt_each_other():
+    runner = FakeRunner(held=True)
+    with Engine(runner, BULK) as engine:
+        futures = [engine.submit([prompt(1)])]
+        assert runner.started.wait(10)
+        futures += [engine.submit([prompt(n)]) for n in (2, 3)]
+        runner.gate.set()
+        assert [future.result(10)[0, 0] for future in futures] == [1, 2, 3]
+    assert runner.batches == [[[1]], [[2], [3]]]
+
+
+def test_a_batch_that_nobody_waits_for_is_given_up_between_two_steps():
+    runner = FakeRunner(held=True)
+    with Engine(runner) as engine:
+        abandoned = engine.submit([prompt(1)])
+        assert runner.started.wait(10)
+        assert abandoned.cancel()
+        runner.gate.set()
+        assert engine.submit([prompt(2)]).result(10)[0, 0] == 2
+    assert runner.batches == [[[2]]]
+
+
+def test_a_failure_in_an_interruption_leaves_the_interrupted_batch_alone():
+    runner = FakeRunner(held=True)
+    with Engine(runner, BULK) as engine:
+        large = engine.submit([prompt(*[1] * 50)])
+        assert runner.started.wait(10)
+        small = engine.submit([prompt(666)])
+        runner.gate.set()
+        with pytest.raises(InternalError):
+            small.result(10)
+        assert large.result(10)[0, 1] == 50

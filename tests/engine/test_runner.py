@@ -76,9 +76,10 @@ batch = st.lists(st.lists(run, min_size=1, max_size=3).map(tuple), min_size=1, m
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(batch, min_size=2, max_size=4), st.sampled_from([2_000, 1 << 20]))
-def test_what_the_prefix_cache_holds_changes_no_result(batches, cache_bytes):
-    cached, plain = (ModelRunner(model(), prefix_cache_bytes=size) for size in (cache_bytes, 0))
+@given(st.lists(batch, min_size=2, max_size=4), st.sampled_from([2_000, 1 << 20]), st.integers(1, 12) | st.none())
+def test_neither_the_prefix_cache_nor_the_size_of_chunks_changes_a_result(batches, cache_bytes, chunk_rows):
+    cached = ModelRunner(model(), prefix_cache_bytes=cache_bytes, chunk_rows=chunk_rows)
+    plain = ModelRunner(model())
     for prompts in batches:
         np.testing.assert_allclose(cached.run(prompts), plain.run(prompts), atol=2e-6)
     assert cached.prefix_cache.num_bytes <= cache_bytes
@@ -88,11 +89,11 @@ def test_what_the_prefix_cache_holds_changes_no_result(batches, cache_bytes):
 def test_a_prefix_that_comes_again_is_not_computed_again(monkeypatch):
     runner = ModelRunner(model(), prefix_cache_bytes=1 << 20)
     computed = []
-    forward = runner._model.forward_with_cache
+    steps = runner._model.steps
     monkeypatch.setattr(
         runner._model,
-        "forward_with_cache",
-        lambda token_ids, *rest, **named: computed.append(token_ids.tolist()) or forward(token_ids, *rest, **named),
+        "steps",
+        lambda token_ids, *rest, **named: computed.append(token_ids.tolist()) or steps(token_ids, *rest, **named),
     )
     instruction, query = (1, 2, 3), (4, 5)
     runner.run([(instruction, query, (6,)), (instruction, query, (7,))])

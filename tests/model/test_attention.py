@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 from quernel.model.attention import (
     _attend_by_matrix,
     _attend_on_cpu,
-    forest_attention,
+    attend,
     forest_mask,
-    last_token_attention,
+    plan_reads,
+    plan_rows,
     reference_attention,
 )
 from quernel.model.layout import Layout
@@ -16,6 +17,17 @@ from tests.model.forests import build_layout, layouts, path_rows
 
 HEADS = st.sampled_from([(1, 1), (4, 2), (6, 2), (7, 1), (5, 5), (16, 8)])
 """Query heads and key/value heads."""
+
+
+CPU = torch.device("cpu")
+
+
+def forest_attention(query, key, value, layout):
+    return attend(query, key, value, plan_rows(layout, 0, layout.num_tokens, CPU))
+
+
+def last_token_attention(query, key, value, layout):
+    return attend(query, key, value, plan_reads(layout, CPU))
 
 
 def random_inputs(layout, heads, head_dim=8, seed=0, dtype=torch.float32):
@@ -44,6 +56,17 @@ def test_read_rows_get_what_they_get_among_all_rows(layout, heads, seed):
     last_rows = [layout.segments[index].stop - 1 for index in layout.reads]
     reference = reference_attention(query, key, value, layout)[last_rows]
     assert_close(last_token_attention(query[last_rows], key, value, layout), reference)
+
+
+@given(layout=layouts(), heads=HEADS, seed=st.integers(0, 99), size=st.integers(1, 20))
+@settings(max_examples=150, deadline=None)
+def test_rows_in_chunks_get_what_they_get_at_once(layout, heads, seed, size):
+    query, key, value = random_inputs(layout, heads, seed=seed)
+    whole = reference_attention(query, key, value, layout)
+    for start in range(0, layout.num_tokens, size):
+        stop = min(start + size, layout.num_tokens)
+        plan = plan_rows(layout, start, stop, CPU)
+        assert_close(attend(query[start:stop], key, value, plan), whole[start:stop])
 
 
 @given(layout=layouts(), heads=HEADS, seed=st.integers(0, 99), num_known=st.integers(0, 7))

@@ -121,8 +121,9 @@ def find_kind(choice: ModelChoice) -> str:
         ModelLoadError: The files cannot be found or read.
         SettingsError: They do not say.
     """
-    from quernel.model.config import Qwen3Config, load_json
+    from quernel.model.config import Qwen3Config
     from quernel.model.files import locate
+    from quernel.model.gguf import load_raw_config
     from quernel.model.side_files import load_side_files
 
     assert choice.model is not None, "a built-in model is chosen by its kind"
@@ -130,8 +131,8 @@ def find_kind(choice: ModelChoice) -> str:
     files = locate(
         choice.model, revision=load.revision, cache_dir=load.cache_dir, token=load.token, offline=load.offline
     )
-    raw = load_json(files.folder / "config.json")
-    kind = load_side_files(files.folder, Qwen3Config.from_dict(raw), raw).kind
+    raw = load_raw_config(files.source)
+    kind = load_side_files(files.source, Qwen3Config.from_dict(raw), raw).kind
     if kind is None:
         raise SettingsError(
             f"The files of {choice.model} do not say whether it is an embedding model or a reranker.",

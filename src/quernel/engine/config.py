@@ -19,6 +19,14 @@ class EngineConfig:
         "Tokens that may wait; beyond it requests are refused with 429, so that the server stays responsive.",
     )
 
+    max_interactive_tokens: int = setting(
+        2_048,
+        "Requests of at most so many tokens are served first, in the middle of larger ones. 0 serves all in turn.",
+    )
+    max_wait_seconds: float = setting(
+        2.0,
+        "How long a large request may wait for its turn behind small ones. Less favours bulk, more favours queries.",
+    )
     prefix_cache_mib: int = setting(
         256,
         "Memory for keys and values of prefixes that come again: instructions, and a reranker's head and queries. "
@@ -30,7 +38,7 @@ class EngineConfig:
             value = getattr(self, name)
             if value < 1:
                 raise SettingsError(f"{name} is {value}.", param=name, hint="Set 1 or more.")
-        if self.prefix_cache_mib < 0:
-            raise SettingsError(
-                f"prefix_cache_mib is {self.prefix_cache_mib}.", param="prefix_cache_mib", hint="Set 0 or more."
-            )
+        for name in ("max_interactive_tokens", "max_wait_seconds", "prefix_cache_mib"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise SettingsError(f"{name} is {value}.", param=name, hint="Set 0 or more.")

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,8 +21,8 @@ logger = logging.getLogger(__name__)
 class Runner(Protocol):
     """What the engine needs of a model: `ModelRunner`, or a fake."""
 
-    def run(self, paths: Sequence[TokenPath]) -> Vectors:
-        """Hidden states of the prompts' last tokens, float32 `[N, C]`."""
+    def steps(self, paths: Sequence[TokenPath]) -> Generator[None, None, Vectors]:
+        """Hidden states of the prompts' last tokens, float32 `[N, C]`; between steps another batch may run."""
         ...
 
 
@@ -43,7 +44,8 @@ class EngineStatistics:
 class Engine:
     """Computes prompts for many callers at once.
 
-    It batches whatever waits, without waiting for more: idle, a request starts at once; busy, batches grow.
+    It batches whatever waits, without waiting for more: idle, a request starts at once; busy, batches grow. Small
+    requests run in the middle of a batch of large ones, between two of its steps.
     Close it (or use it in a `with` block); its thread does not keep the process alive.
 
     Args:
@@ -86,7 +88,7 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineClosedError("The engine is closed.", hint="Make a new one, or wait for the restart.")
-            self._scheduler.add(job)
+            self._scheduler.add(job, time.monotonic())
             self._changed.notify()
         return job.future
 
@@ -104,17 +106,17 @@ class Engine:
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closed or len(self._scheduler))
+                self._changed.wait_for(lambda: self._closed or self._scheduler)
                 if self._closed:
                     return
-                batch = self._scheduler.next_batch()
+                batch = self._scheduler.next_batch(time.monotonic())
             if batch:
                 self._run(batch)
 
     def _run(self, batch: Sequence[Item]) -> None:
         """Compute a batch; where memory runs out, its halves. A failure reaches only the jobs that are in it."""
         try:
-            hidden = self._runner.run([item.path for item in batch])
+            hidden = self._compute(batch)
         except Exception as error:  # whatever torch raises belongs to the callers, and the thread goes on
             if len(batch) > 1:
                 logger.warning(
@@ -127,6 +129,8 @@ class Engine:
             failure = InternalError(f"The model failed on an input ({type(error).__name__}).", hint="The log has more.")
             failure.__cause__ = error
             batch[0].job.fail(failure)
+            return
+        if hidden is None:
             return
         broken = set(np.flatnonzero(~np.isfinite(hidden).all(axis=1)).tolist())
         for row, item in enumerate(batch):
@@ -143,6 +147,25 @@ class Engine:
         with self._changed:
             self._num_batches += 1
             self._num_prompts += len(batch)
+
+    def _compute(self, batch: Sequence[Item]) -> Vectors | None:
+        """The results of a batch; none if in the middle of it nobody waits for them any more.
+
+        Between its steps small requests run, if there are none in the batch itself.
+        """
+        steps = self._runner.steps([item.path for item in batch])
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                hidden: Vectors = end.value
+                return hidden
+            if all(item.job.abandoned for item in batch):
+                return None
+            with self._changed:
+                interruption = self._scheduler.next_interruption(batch, time.monotonic())
+            if interruption:
+                self._run(interruption)
 
 
 def wait(hidden: "Future[Vectors]") -> Vectors:

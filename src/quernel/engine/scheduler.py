@@ -1,6 +1,6 @@
-"""What is computed next: prompts in the order of arrival, in batches of bounded size. No torch, no threads, no clock.
+"""What is computed next, in batches of bounded size: small requests soon, large ones in turn. No torch, no threads.
 
-The engine's thread is the only caller of `next_batch`; the engine holds the lock.
+The engine's thread is the only one that takes batches; the engine holds the lock.
 """
 
 from collections import deque
@@ -24,11 +24,17 @@ class Job:
 
     Attributes:
         future: Gets float32 `[N, C]`, or an error. Cancelling it drops what is not computed yet.
+        num_tokens: Tokens of all prompts, shared ones counted each time.
+        num_taken: Prompts that were handed out, from the front.
+        waiting_since: When it began to wait for its turn.
     """
 
     def __init__(self, paths: Sequence[TokenPath]) -> None:
         self.paths = paths
         self.future: Future[Vectors] = Future()
+        self.num_tokens = sum(map(num_tokens, paths))
+        self.num_taken = 0
+        self.waiting_since = 0.0
         self._num_missing = len(paths)
         self._rows: Vectors | None = None
 
@@ -66,59 +72,92 @@ class Item:
 
 
 class Scheduler:
-    """A bounded queue of prompts, handed out as batches of at most `max_batch_tokens`."""
+    """A bounded queue of jobs, handed out as batches of at most `max_batch_tokens`.
+
+    Two lanes. Jobs of at most `max_interactive_tokens` come first, in the order of arrival, and may interrupt a batch
+    of others. Larger jobs take turns: one that is not through after a batch goes to the end, and waits anew. A large job that has waited `max_wait_seconds` for its turn goes
+    before everything, so a stream of small ones cannot hold it up for ever.
+
+    Times are seconds on any clock that the caller likes, as long as it is one.
+    """
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._waiting: deque[Item] = deque()
+        self._interactive: deque[Job] = deque()
+        self._bulk: deque[Job] = deque()
         self.num_waiting_tokens = 0
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    def __bool__(self) -> bool:
+        return bool(self._interactive or self._bulk)
 
-    def add(self, job: Job) -> None:
+    def add(self, job: Job, now: float) -> None:
         """Queue all prompts of a job.
 
         Raises:
             OverloadedError: They do not fit into the queue. (A job too large for any queue is taken when it is empty.)
         """
-        tokens = sum(_num_tokens(path) for path in job.paths)
-        if self._waiting and self.num_waiting_tokens + tokens > self._config.max_queue_tokens:
+        if self and self.num_waiting_tokens + job.num_tokens > self._config.max_queue_tokens:
             raise OverloadedError(
-                f"{self.num_waiting_tokens} tokens wait already, and this request's {tokens} do not fit into a queue "
-                f"of {self._config.max_queue_tokens}.",
+                f"{self.num_waiting_tokens} tokens wait already, and this request's {job.num_tokens} do not fit into a "
+                f"queue of {self._config.max_queue_tokens}.",
                 hint="Try again soon, or send fewer texts at once.",
             )
-        self.num_waiting_tokens += tokens
-        self._waiting.extend(Item(job, index) for index in range(len(job.paths)))
+        self.num_waiting_tokens += job.num_tokens
+        job.waiting_since = now
+        lane = self._interactive if job.num_tokens <= self._config.max_interactive_tokens else self._bulk
+        lane.append(job)
 
-    def next_batch(self) -> list[Item]:
-        """The next prompts to compute; empty only when none wait.
-
-        Prompts of abandoned jobs are dropped. Runs shared within the batch count once. A prompt longer than the budget
-        runs alone.
-        """
-        batch: list[Item] = []
-        shared = SharedRuns()
-        while self._waiting:
-            item = self._waiting[0]
-            fits = shared.num_tokens + shared.cost(item.path) <= self._config.max_batch_tokens
-            if not item.job.abandoned and batch and not fits:
-                break
-            self._waiting.popleft()
-            self.num_waiting_tokens -= _num_tokens(item.path)
-            if not item.job.abandoned:
-                batch.append(item)
-                shared.add(item.path)
+    def next_batch(self, now: float) -> list[Item]:
+        """The next prompts to compute; empty when none wait. Prompts of abandoned jobs are dropped."""
+        self._drop_abandoned()
+        overdue = self._bulk and now - self._bulk[0].waiting_since >= self._config.max_wait_seconds
+        if self._interactive and not overdue:
+            return self._take(self._interactive)
+        batch = self._take(self._bulk)
+        if self._bulk and self._bulk[0].num_taken:
+            self._bulk[0].waiting_since = now
+            self._bulk.rotate(-1)
         return batch
 
+    def next_interruption(self, running: Sequence[Item], now: float) -> list[Item]:
+        """The prompts to compute now, in the middle of the batch that runs; none where it holds small jobs too."""
+        if not self._interactive or any(item.job.num_tokens <= self._config.max_interactive_tokens for item in running):
+            return []
+        self._drop_abandoned()
+        return self._take(self._interactive)
+
     def clear(self) -> list[Job]:
-        """Empty the queue; the jobs that had prompts in it."""
-        jobs = {id(item.job): item.job for item in self._waiting}
-        self._waiting.clear()
+        """Empty the queue; the jobs that were in it."""
+        jobs = [*self._interactive, *self._bulk]
+        self._interactive.clear()
+        self._bulk.clear()
         self.num_waiting_tokens = 0
-        return list(jobs.values())
+        return jobs
+
+    def _take(self, lane: deque[Job]) -> list[Item]:
+        """A batch from the front of a lane. Runs that it shares count once; a prompt over the budget runs alone."""
+        batch: list[Item] = []
+        shared = SharedRuns()
+        while lane:
+            job = lane[0]
+            while job.num_taken < len(job.paths):
+                path = job.paths[job.num_taken]
+                if batch and shared.num_tokens + shared.cost(path) > self._config.max_batch_tokens:
+                    return batch
+                shared.add(path)
+                batch.append(Item(job, job.num_taken))
+                job.num_taken += 1
+                self.num_waiting_tokens -= num_tokens(path)
+            lane.popleft()
+        return batch
+
+    def _drop_abandoned(self) -> None:
+        for lane in (self._interactive, self._bulk):
+            for job in [job for job in lane if job.abandoned]:
+                lane.remove(job)
+                self.num_waiting_tokens -= sum(map(num_tokens, job.paths[job.num_taken :]))
 
 
-def _num_tokens(path: TokenPath) -> int:
+def num_tokens(path: TokenPath) -> int:
+    """Tokens of a prompt."""
     return sum(map(len, path))

@@ -1,10 +1,10 @@
 """Causal attention over a forest of segments, twice: a reference that is obviously right, and the path that runs.
 
-Both take packed rows and never see padding. The reference builds one [T, T] mask from the definition and is for tests.
-The fast path never builds a [length, length] tensor: it attends to each ancestor without a mask (all segments below
-the same parent in one call) and to the own segment causally, and merges the parts by their log-sum-exp. The merge is
-exact arithmetic (it is how flash attention splits its keys): "Online normalizer calculation for softmax",
-arXiv 1805.02867; "cascade inference" in FlashInfer.
+Both take packed rows and never see padding. The reference builds one [T, S] mask from the definition and is for tests.
+The fast path never builds a [length, length] tensor: by a plan made once for all layers it attends to the own segment
+causally and to each ancestor without a mask (all rows below one ancestor in one call), and merges the parts by their
+log-sum-exp. The merge is exact arithmetic, as in flash attention: "Online normalizer calculation for softmax", arXiv
+1805.02867; "cascade inference" in FlashInfer.
 
 Keys and values may have more rows than there are queries: cached rows, of which no queries are wanted, come first.
 
@@ -16,7 +16,8 @@ Shapes:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -53,97 +54,116 @@ def reference_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layou
     return torch.einsum("hqk,khd->qhd", weights, value.float()).to(query.dtype)
 
 
-def forest_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-    """Attention of every row of the stream. `[T, H, D]`.
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Query rows, and the rows of keys that all of them see.
+
+    Attributes:
+        rows: Query rows: a slice, or an index where they are not neighbours.
+        keys: Rows of keys and values.
+    """
+
+    rows: slice | Tensor
+    keys: slice
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """What some query rows see, found once for all layers.
+
+    Attributes:
+        own: Rows of one segment each, and the keys of that segment up to its last row here. They cover the query rows
+            once, in order.
+        context: More keys that rows see, without a mask: what stands before them in their segment, and ancestors.
+        causal: Whether a row of `own` sees the keys of its span only up to itself.
+    """
+
+    own: tuple[Span, ...]
+    context: tuple[Span, ...]
+    causal: bool
+
+
+def plan_rows(layout: Layout, start: int, stop: int, device: torch.device) -> AttentionPlan:
+    """The plan for the stream's rows from `start` to before `stop`.
 
     Args:
-        query: `[T, H, D]`.
-        key: `[S, G, D]`.
-        value: `[S, G, D]`.
         layout: The forest.
+        start: First row of the stream; earlier rows' keys are at hand.
+        stop: The row after the last.
+        device: Where indexes go.
     """
-    rows: list[slice | None] = [None] * len(layout.segments)
+    rows: dict[int, slice] = {}
+    own, before = [], []
     for index in layout.stream:
-        rows[index] = layout.rows(index)
-    return _cascade(query, key, value, layout, rows, causal=True)
+        whole = layout.rows(index)
+        first, last = max(whole.start, start), min(whole.stop, stop)
+        if first >= last:
+            continue
+        rows[index] = slice(first - start, last - start)
+        own.append(Span(rows[index], slice(first + layout.num_cached, last + layout.num_cached)))
+        if first > whole.start:
+            before.append(Span(rows[index], slice(whole.start + layout.num_cached, first + layout.num_cached)))
+    return AttentionPlan(tuple(own), (*before, *_ancestor_spans(layout, rows, device)), causal=True)
 
 
-def last_token_attention(query: Tensor, key: Tensor, value: Tensor, layout: Layout) -> Tensor:
-    """Attention of the read rows alone, which see all of their path. `[R, H, D]`.
+def plan_reads(layout: Layout, device: torch.device) -> AttentionPlan:
+    """The plan for the rows that are read, in the order of `layout.reads`; each sees all of its path."""
+    rows = {index: slice(row, row + 1) for row, index in enumerate(layout.reads)}
+    segments = [layout.segments[index] for index in layout.reads]
+    own = tuple(Span(slice(row, row + 1), slice(part.start, part.stop)) for row, part in enumerate(segments))
+    return AttentionPlan(own, tuple(_ancestor_spans(layout, rows, device)), causal=False)
+
+
+def _ancestor_spans(layout: Layout, rows: Mapping[int, slice], device: torch.device) -> Iterator[Span]:
+    """For each segment that any of the rows extend: those rows, and its keys.
 
     Args:
-        query: `[R, H, D]`, in the order of `layout.reads`.
-        key: `[S, G, D]`.
-        value: `[S, G, D]`.
         layout: The forest.
+        rows: Query rows by segment.
+        device: Where indexes go.
     """
-    rows: list[slice | None] = [None] * len(layout.segments)
-    for row, index in enumerate(layout.reads):
-        rows[index] = slice(row, row + 1)
-    return _cascade(query, key, value, layout, rows, causal=False)
+    below: dict[int, list[slice]] = {}
+    for index, part in rows.items():
+        for ancestor in layout.ancestors(index):
+            below.setdefault(ancestor, []).append(part)
+    for ancestor, parts in sorted(below.items()):
+        segment = layout.segments[ancestor]
+        yield Span(_join(parts, device), slice(segment.start, segment.stop))
 
 
-def _cascade(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, rows: Sequence[slice | None], *, causal: bool
-) -> Tensor:
-    """Own segments first, then one ancestor after the other, merged by log-sum-exp.
+def _join(parts: Sequence[slice], device: torch.device) -> slice | Tensor:
+    """What selects all of the rows: one slice where they are neighbours (no copy), else an index."""
+    ordered = sorted(parts, key=lambda part: int(part.start))
+    if all(left.stop == right.start for left, right in pairwise(ordered)):
+        return slice(ordered[0].start, ordered[-1].stop)
+    return torch.cat([torch.arange(part.start, part.stop) for part in ordered]).to(device)
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Tensor:
+    """Attention by a plan: own segments, then context, merged by log-sum-exp. `[Q, H, D]`.
 
     Args:
         query: `[Q, H, D]`.
         key: `[S, G, D]`.
         value: `[S, G, D]`.
-        layout: The forest.
-        rows: For each segment, its rows in `query`, if it has any there; together they are all rows once.
-        causal: Whether a query row sees its own segment only up to itself.
+        plan: What the query rows see.
     """
-
-    def attend(mine: Tensor, index: int, *, causal: bool) -> tuple[Tensor, Tensor]:
-        segment = layout.segments[index]
-        return _attend(mine, key[segment.start : segment.stop], value[segment.start : segment.stop], causal=causal)
-
-    own = [(index, part) for index, part in enumerate(rows) if part is not None]
-    if not layout.children:
-        return torch.cat([attend(query[part], index, causal=causal)[0] for index, part in sorted(own, key=_first_row)])
+    if not plan.context:
+        return torch.cat([_attend(query[s.rows], key[s.keys], value[s.keys], causal=plan.causal)[0] for s in plan.own])
     num_rows, num_heads, head_dim = query.shape
     output = query.new_empty(num_rows, num_heads, head_dim, dtype=torch.float32)
     normaliser = query.new_empty(num_rows, num_heads, dtype=torch.float32)
-    for index, part in own:
-        output[part], normaliser[part] = attend(query[part], index, causal=causal)
-    for ancestor in layout.children:
-        below = _row_index([part for index in _descendants(layout, ancestor) if (part := rows[index])], query.device)
-        if below is None:
-            continue
-        seen, seen_normaliser = attend(query[below], ancestor, causal=False)
-        both = torch.logaddexp(normaliser[below], seen_normaliser)
-        mine, theirs = ((part - both).exp().unsqueeze(-1) for part in (normaliser[below], seen_normaliser))
-        output[below] = output[below] * mine + seen * theirs
-        normaliser[below] = both
+    for span in plan.own:
+        output[span.rows], normaliser[span.rows] = _attend(
+            query[span.rows], key[span.keys], value[span.keys], causal=plan.causal
+        )
+    for span in plan.context:
+        seen, seen_normaliser = _attend(query[span.rows], key[span.keys], value[span.keys], causal=False)
+        both = torch.logaddexp(normaliser[span.rows], seen_normaliser)
+        mine, theirs = ((part - both).exp().unsqueeze(-1) for part in (normaliser[span.rows], seen_normaliser))
+        output[span.rows] = output[span.rows] * mine + seen * theirs
+        normaliser[span.rows] = both
     return output.to(query.dtype)
-
-
-def _first_row(own: tuple[int, slice]) -> int:
-    return int(own[1].start)
-
-
-def _descendants(layout: Layout, index: int) -> list[int]:
-    """All segments below `index`, in the order of the stream."""
-    found: list[int] = []
-    pending = list(layout.children.get(index, ()))
-    while pending:
-        below = pending.pop()
-        found.append(below)
-        pending.extend(layout.children.get(below, ()))
-    return sorted(found)
-
-
-def _row_index(rows: Sequence[slice], device: torch.device) -> Tensor | slice | None:
-    """What selects all of `rows`: one slice where they are neighbours (no copy), else an index tensor."""
-    if not rows:
-        return None
-    ordered = sorted(rows, key=lambda part: int(part.start))
-    if all(left.stop == right.start for left, right in pairwise(ordered)):
-        return slice(ordered[0].start, ordered[-1].stop)
-    return torch.cat([torch.arange(part.start, part.stop, device=device) for part in ordered])
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:

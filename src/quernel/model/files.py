@@ -1,4 +1,4 @@
-"""Which folder holds a model: a local one, a built-in one, or the hub's cache. It opens no file of the model."""
+"""Where a model is: a folder, a GGUF file, a built-in folder, or the hub's cache. It opens no file of the model."""
 
 import re
 from collections.abc import Callable
@@ -35,6 +35,8 @@ WEIGHT_FILES = ("*.safetensors",)
 LEFT_OUT = ("*/*.safetensors",)
 """Those that `WEIGHT_FILES` would match (a `*` there crosses folders), but that are weights of something else."""
 
+GGUF_SUFFIX = ".gguf"
+
 HUB_ID = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?", re.ASCII)
 
 
@@ -44,13 +46,20 @@ class ModelFiles:
 
     Attributes:
         folder: Where they are.
-        name: What the model is called: the hub id, the built-in name, or the folder as it was given.
+        name: What the model is called: the hub id, the built-in name, or the folder or file as it was given.
         revision: The commit of the files, if they are the hub's.
+        file: The one in the folder that is all of the model, where it is a GGUF file.
     """
 
     folder: Path
     name: str
     revision: str | None
+    file: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """What the model is read from: a folder, or a GGUF file."""
+        return self.file or self.folder
 
 
 def locate(
@@ -62,13 +71,13 @@ def locate(
     offline: bool = False,
     check: Callable[[Path], object] = lambda folder: None,
 ) -> ModelFiles:
-    """The folder of `model`, downloaded first if need be.
+    """The files of `model`, downloaded first if need be.
 
     A built-in name means the built-in model even where a folder has that name (write `./tiny-embedding` for the
     folder), so that the default does not depend on the working directory. Otherwise a folder comes before the hub.
 
     Args:
-        model: A folder, a built-in name, or a hub id, `owner/name` or `owner/name@revision`.
+        model: A folder, a GGUF file, a built-in name, or a hub id, `owner/name` or `owner/name@revision`.
         revision: Branch, tag or commit on the hub.
         cache_dir: Where the hub's files are kept; by default where `huggingface_hub` keeps them.
         token: Access token of the hub; by default the one that `huggingface_hub` finds.
@@ -78,8 +87,8 @@ def locate(
 
     Raises:
         DownloadError: The hub could not give the files, or they are not in the cache.
-        UnsupportedModelError: A single file was named, which is not a model folder.
-        ModelLoadError: `model` is neither a folder nor a possible hub id.
+        UnsupportedModelError: A single file was named that is no GGUF file.
+        ModelLoadError: `model` is neither a folder, a GGUF file nor a possible hub id.
         SettingsError: Two different revisions were asked for.
     """
     name = str(model)
@@ -88,12 +97,15 @@ def locate(
     path = Path(model).expanduser()
     if name and path.is_dir():  # the path of an empty name is the working directory
         return ModelFiles(folder=path, name=path.resolve().name if isinstance(model, Path) else name, revision=None)
-    if path.suffix == ".gguf":
-        raise UnsupportedModelError(
-            f"{name} is a GGUF file, which cannot be loaded yet.",
-            param="model",
-            hint="Use the folder or hub id of the safetensors files, such as 'Qwen/Qwen3-Embedding-0.6B'.",
-        )
+    if path.suffix == GGUF_SUFFIX:
+        if not path.is_file():
+            raise ModelLoadError(
+                f"There is no file {name!r}.",
+                param="model",
+                hint="Download it first, as with `hf download OWNER/NAME FILE.gguf`.",
+            )
+        shown = path.name if isinstance(model, Path) else name
+        return ModelFiles(folder=path.parent, name=shown, revision=None, file=path)
     if path.is_file():
         raise UnsupportedModelError(
             f"{name} is a file, not a model's folder.", param="model", hint=f"Use its folder: {path.parent}."

@@ -1,48 +1,25 @@
 """The parts of a Qwen3 decoder layer, over packed rows. Parameter names are those of the official files.
 
 Shapes:
-    T   rows of the packed stream             C   hidden size
-    H   query heads                           G   key/value heads
-    D   width of a head                       P   cached rows
-    K   rows to keep                          R   rows that are read
+    Q   rows that are computed                C   hidden size
+    S   rows that may be seen                 H   query heads
+    G   key/value heads                       D   width of a head
 """
 
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quernel.model.attention import forest_attention, last_token_attention
+from quernel.model.attention import AttentionPlan, attend
 from quernel.model.config import Qwen3Config
-from quernel.model.layout import Layout
 
 KeyValue: TypeAlias = tuple[Tensor, Tensor]
 """Keys (normalised and rotated) and values of some rows in one layer, each `[rows, G, D]`."""
 
-
-@dataclass(slots=True)
-class Batch:
-    """What every layer needs to know of a batch, and where it leaves what is to be kept.
-
-    Attributes:
-        layout: The forest.
-        reads: Stream rows that are read `[R]`.
-        cos: Cosines of the rotary angles `[T, 1, D]`.
-        sin: Sines of the rotary angles `[T, 1, D]`.
-        cached: For each layer, keys and values of the cached rows `[P, G, D]`; empty where there are none.
-        keep: Stream rows whose keys and values are wanted `[K]`.
-        kept: For each layer so far, those keys and values `[K, G, D]`.
-    """
-
-    layout: Layout
-    reads: Tensor
-    cos: Tensor
-    sin: Tensor
-    cached: list[KeyValue] = field(default_factory=list)
-    keep: Tensor | None = None
-    kept: list[KeyValue] = field(default_factory=list)
+Angles: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines of the rotary angles of some rows, each `[rows, 1, D]`."""
 
 
 class RMSNorm(nn.Module):
@@ -76,8 +53,8 @@ class Rotary(nn.Module):
         self.head_dim = config.head_dim
         self.theta = config.rope_theta
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rows, each `[T, 1, D]` in `dtype`, for integer `positions` `[T]`."""
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> Angles:
+        """Cosines and sines of the rows, each `[Q, 1, D]` in `dtype`, for integer `positions` `[Q]`."""
         # On the CPU always, so that the angles are the same bits on every device.
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.int64).float() / self.head_dim
         inverse_frequencies = (1.0 / (self.theta**exponents)).to(positions.device)
@@ -87,7 +64,7 @@ class Rotary(nn.Module):
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x` `[T, heads, D]` turned by the angles of its rows."""
+    """`x` `[Q, heads, D]` turned by the angles of its rows."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -110,30 +87,25 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, batch: Batch, *, layer: int, only_reads: bool) -> Tensor:
-        """What each row, or each read row, gathers from the rows that it sees.
+    def key_value(self, x: Tensor, angles: Angles) -> KeyValue:
+        """Keys and values of normalised rows `[Q, C]`, each `[Q, G, D]`."""
+        key = rotate(self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim))), *angles)
+        return key, self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+
+    def forward(self, x: Tensor, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
+        """What rows gather from those that they see.
 
         Args:
-            x: Normalised rows `[T, C]`.
-            batch: The batch.
-            layer: Which layer this is, to find its cached keys and values.
-            only_reads: Whether to compute the read rows alone.
+            x: Normalised rows `[Q, C]`.
+            angles: Their angles.
+            seen: Keys and values that the plan speaks of, each `[S, G, D]`.
+            plan: Which of them each row sees.
 
         Returns:
-            `[T, C]`, or `[R, C]`.
+            `[Q, C]`.
         """
-        cos, sin = batch.cos, batch.sin
-        key = rotate(self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim))), cos, sin)
-        value = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        if batch.keep is not None:
-            batch.kept.append((key[batch.keep], value[batch.keep]))
-        if batch.cached:
-            key, value = (torch.cat(parts) for parts in zip(batch.cached[layer], (key, value), strict=True))
-        if only_reads:
-            x, cos, sin = x[batch.reads], cos[batch.reads], sin[batch.reads]
-        query = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))), cos, sin)
-        attend = last_token_attention if only_reads else forest_attention
-        gathered: Tensor = self.o_proj(attend(query, key, value, batch.layout).flatten(-2))
+        query = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))), *angles)
+        gathered: Tensor = self.o_proj(attend(query, *seen, plan).flatten(-2))
         return gathered
 
 
@@ -147,7 +119,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[T, C]` to `[T, C]`, each row for itself."""
+        """`[Q, C]` to `[Q, C]`, each row for itself."""
         out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
@@ -162,20 +134,19 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, h: Tensor, batch: Batch, *, layer: int, only_reads: bool = False) -> Tensor:
-        """The rows after this layer.
+    def forward(self, h: Tensor, x: Tensor, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
+        """Rows after this layer.
 
         Args:
-            h: `[T, C]`.
-            batch: The batch.
-            layer: Which layer this is.
-            only_reads: Whether only the read rows' results are wanted. Queries, attention output and MLP are then
-                computed for these alone; their keys and values still come from every row.
+            h: Rows before it `[Q, C]`.
+            x: The same after `input_layernorm`, which the keys and values needed already.
+            angles: Their angles.
+            seen: Keys and values that the plan speaks of, each `[S, G, D]`.
+            plan: Which of them each row sees.
 
         Returns:
-            `[T, C]`, or `[R, C]`.
+            `[Q, C]`.
         """
-        gathered = self.self_attn(self.input_layernorm(h), batch, layer=layer, only_reads=only_reads)
-        h = (h[batch.reads] if only_reads else h) + gathered
+        h = h + self.self_attn(x, angles, seen, plan)
         out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
         return out

@@ -2,9 +2,14 @@
 
 Mostly the files of sentence-transformers, in the forms that its versions 2 to 6 write. What they ask for beyond what
 the family does (another pooling, a dense layer) is refused, not ignored: the vectors would be wrong.
+
+A GGUF file has no side files, and of its metadata little is believed. Which token ends a text is wrong in many of them
+and how vectors are pooled in some, those whose conversion did not know the model; both are the family's here, always.
 """
 
 import json
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +17,10 @@ from typing import Any
 
 from quernel.errors import ConfigError, UnsupportedModelError
 from quernel.model.config import Qwen3Config, load_json
+from quernel.model.gguf import LAST_POOLING, POOLING_KEY, RANK_POOLING, TEMPLATE_KEY, GGUFFile
 from quernel.types import ModelKind
+
+logger = logging.getLogger(__name__)
 
 CHAINS: Mapping[tuple[str, ...], ModelKind | None] = {
     ("Transformer", "Pooling", "Normalize"): ModelKind.EMBEDDING,
@@ -40,6 +48,17 @@ Source: `sentence_transformers/sentence_transformer/modules/pooling.py`, version
 
 LAST_TOKEN = "lasttoken"
 
+UNSAID_POOLING = (None, 0)
+"""What a GGUF file asks for where the conversion knew of no pooling."""
+
+GGUF_TEMPLATE = re.compile(
+    r".*<Instruct>: (?P<instruction>[^\n]*)\n<Query>: \{query\}\n<Document>: \{document\}<\|im_end\|>.*", re.DOTALL
+)
+"""A reranker's template in a GGUF file, with the instruction written out.
+
+Source: `Qwen3Model.set_gguf_parameters` in `conversion/qwen.py` of ggml-org/llama.cpp.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideFiles:
@@ -64,11 +83,11 @@ class SideFiles:
     instruction: str | None = None
 
 
-def load_side_files(folder: Path, config: Qwen3Config, raw_config: Mapping[str, Any]) -> SideFiles:
-    """What the files in `folder` say about using the model.
+def load_side_files(source: Path, config: Qwen3Config, raw_config: Mapping[str, Any]) -> SideFiles:
+    """What the model's files say about using it.
 
     Args:
-        folder: The model's folder.
+        source: The model's folder, or a GGUF file.
         config: Its configuration.
         raw_config: `config.json` as it was parsed.
 
@@ -76,6 +95,9 @@ def load_side_files(folder: Path, config: Qwen3Config, raw_config: Mapping[str, 
         ConfigError: A side file is broken, or contradicts the configuration or itself.
         UnsupportedModelError: The files ask for something that Qwen3 embedding models and rerankers do not do.
     """
+    if source.is_file():
+        return _read_gguf(source)
+    folder = source
     settings = _load_if_present(folder / "config_sentence_transformers.json")
     modules = _load_modules(folder)
     chain_kind = None
@@ -109,6 +131,20 @@ def load_side_files(folder: Path, config: Qwen3Config, raw_config: Mapping[str, 
         answer_ids=answer_ids,
         instruction=prompts[default_prompt_name] if default_prompt_name and kind is ModelKind.RERANKER else None,
     )
+
+
+def _read_gguf(path: Path) -> SideFiles:
+    """What is believed of a GGUF file's metadata: what the model is, and a reranker's instruction."""
+    file = GGUFFile.open(path)
+    pooling, template = file.metadata.get(POOLING_KEY), file.metadata.get(TEMPLATE_KEY)
+    if pooling not in (*UNSAID_POOLING, LAST_POOLING, RANK_POOLING):
+        logger.warning("%s asks for pooling type %s; Qwen3 models are read at the last token, as here.", path, pooling)
+    written = None
+    if template is not None:
+        written = GGUF_TEMPLATE.fullmatch(template)
+        if written is None:
+            logger.warning("%s has a reranking template of its own; the one of Qwen3 rerankers is used.", path)
+    return SideFiles(kind=file.kind, instruction=written["instruction"] if written else None)
 
 
 def _load_if_present(path: Path) -> dict[str, Any]:

@@ -1,7 +1,8 @@
-"""Safetensors files into modules: what a checkpoint folder holds, checked against what the model needs.
+"""Weight files into modules: what a folder of safetensors, or a GGUF file, holds, checked against what the model needs.
 
 Files are memory-mapped. On the CPU, tensors that are stored in the type that is wanted stay in the mapping and are
-never copied; others are converted one at a time, one file mapped at a time.
+never copied; others are converted one at a time, one file mapped at a time. What a GGUF file has quantised is computed
+like anything else, in the type that is chosen: the smaller file is not a smaller model.
 """
 
 import json
@@ -19,10 +20,14 @@ from torch import Tensor
 
 from quernel.errors import CheckpointError
 from quernel.model.config import Qwen3Config
+from quernel.model.gguf import QUANTISED, GGUFFile
 from quernel.model.qwen3 import Qwen3
 
-STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""Types of stored tensors that can be loaded, by their safetensors names."""
+STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16} | dict.fromkeys(
+    QUANTISED, torch.bfloat16
+)
+"""Types of stored tensors that can be loaded, by their names in the files; for the quantised ones of GGUF files, the
+least type that computes what they have kept of the values."""
 
 PREFIX = "model."
 """What may stand before a tensor's name: the rerankers' files have it, the embedding models' do not."""
@@ -48,7 +53,7 @@ class StoredTensor:
         file: The file.
         name: Its name there.
         shape: Its shape.
-        dtype: The safetensors name of its type.
+        dtype: The name of its type there.
     """
 
     file: Path
@@ -59,32 +64,35 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The tensors in a folder's weight files, unread, by name without `model.`."""
+    """The tensors in a model's weight files, unread, by name without `model.`."""
 
-    folder: Path
+    source: Path
     tensors: Mapping[str, StoredTensor]
 
     @classmethod
-    def open(cls, folder: Path) -> "Checkpoint":
-        """What the headers of the folder's weight files list.
+    def open(cls, source: Path) -> "Checkpoint":
+        """What the headers of the weight files list.
 
-        The files are `model.safetensors`, else those that the index names, else every `*.safetensors` file.
+        The files of a folder are `model.safetensors`, else those that the index names, else every `*.safetensors` file.
+
+        Args:
+            source: A folder, or a GGUF file.
 
         Raises:
             CheckpointError: There are no files, one is missing or broken, or two hold the same tensor.
         """
         tensors: dict[str, StoredTensor] = {}
-        for file in _weight_files(folder):
+        for file in [source] if source.is_file() else _weight_files(source):
             for stored in _read_header(file):
                 name = stored.name.removeprefix(PREFIX)
                 if name in tensors:
                     raise CheckpointError(
                         f"{tensors[name].name} is in {tensors[name].file.name} and {stored.name} in {file.name}.",
-                        param=str(folder),
+                        param=str(source),
                         hint="A tensor may be stored once; is there a file too many in the folder?",
                     )
                 tensors[name] = stored
-        return cls(folder, tensors)
+        return cls(source, tensors)
 
     @property
     def stored_dtype(self) -> torch.dtype | None:
@@ -95,7 +103,7 @@ class Checkpoint:
         return STORED_DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype])) if sizes else None
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        """Each of the named tensors as it is stored, in the memory map of its file.
+        """Each of the named tensors as it is stored, in the memory map of its file, or dequantised.
 
         A file stays mapped while any of its tensors is alive, and is opened once.
 
@@ -151,14 +159,15 @@ class Checkpoint:
         }
         found = [f"{len(names)} {fault}: {_some(names)}." for fault, names in faults.items() if names]
         if found:
+            config = "the metadata" if self.source.is_file() else "config.json"
             raise CheckpointError(
-                f"The weights in {self.folder} do not fit config.json. Tensors {' '.join(found)}",
-                param=str(self.folder),
+                f"The weights in {self.source} do not fit {config}. Tensors {' '.join(found)}",
+                param=str(self.source),
                 hint=f"Do all files come from the same model? Types that can be loaded: {', '.join(STORED_DTYPES)}.",
             )
 
 
-def load_model(folder: Path, config: Qwen3Config, *, dtype: torch.dtype, device: torch.device) -> Qwen3:
+def load_model(source: Path, config: Qwen3Config, *, dtype: torch.dtype, device: torch.device) -> Qwen3:
     """The model with its weights in `dtype` on `device`, ready to run and without gradients.
 
     Memory: nothing beyond the file's own pages where the CPU takes the stored type as it is; else the converted
@@ -166,7 +175,7 @@ def load_model(folder: Path, config: Qwen3Config, *, dtype: torch.dtype, device:
     `tests/model/test_memory.py` measures both.
 
     Args:
-        folder: Holds the weight files.
+        source: A folder that holds the weight files, or a GGUF file.
         config: Its configuration.
         dtype: The type to compute in.
         device: Where to compute.
@@ -177,7 +186,7 @@ def load_model(folder: Path, config: Qwen3Config, *, dtype: torch.dtype, device:
     with torch.device("meta"):
         model = Qwen3(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    checkpoint = Checkpoint.open(folder)
+    checkpoint = Checkpoint.open(source)
     checkpoint.check(expected)
     # First to the device, then to the type: what travels is the smaller of the two.
     state = {name: tensor.to(device).to(dtype) for name, tensor in checkpoint.read(expected)}
@@ -185,13 +194,13 @@ def load_model(folder: Path, config: Qwen3Config, *, dtype: torch.dtype, device:
     return model.requires_grad_(False).eval()
 
 
-def stored_dtype(folder: Path) -> torch.dtype | None:
-    """The type that a folder's weights are stored in, from the files' headers; `None` if it cannot be loaded.
+def stored_dtype(source: Path) -> torch.dtype | None:
+    """The type that a model's weights are stored in, from the files' headers; `None` if it cannot be loaded.
 
     Raises:
         CheckpointError: The files are missing or broken.
     """
-    return Checkpoint.open(folder).stored_dtype
+    return Checkpoint.open(source).stored_dtype
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -243,6 +252,9 @@ def _read_header(file: Path) -> list[StoredTensor]:
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
     """The memory-mapped file. Translates what safetensors raises for files that it cannot read."""
+    if file.suffix != ".safetensors":
+        yield GGUFFile.open(file)
+        return
     try:
         with safe_open(file, framework="pt") as handle:
             yield handle

@@ -69,7 +69,9 @@ def read_rows(path: Path) -> Iterator[Row]:
             try:
                 row = _parse(json.loads(line))
             except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise SettingsError(f"{path.name} line {number} is no training row ({error!r}).", param="data") from error
+                raise SettingsError(
+                    f"{path.name} line {number} is no training row ({error!r}).", param="data"
+                ) from error
             if all(text.strip() for text in row.texts):
                 yield row
 

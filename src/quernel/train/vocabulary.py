@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from quernel.errors import SettingsError
+from quernel.prompts.templates import ANSWERS, CARD_TEMPLATE, DEFAULT_INSTRUCTION, QUERY_PROMPT
 
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|im_start|>", "<|im_end|>")
@@ -21,9 +22,21 @@ WORD_PATTERN = (
 )
 """Source: `pre_tokenizer` of Qwen3-Embedding-0.6B's tokenizer.json."""
 
-ANSWERS = ("yes", "no")
-_FORCED = (*ANSWERS, "\n\n", "Query", "Instruct", "Document")
-"""Words that the prompts need as single tokens (the reranker reads its answer at the last `\\n\\n`)."""
+PROMPTS = (
+    QUERY_PROMPT.format(instruction=DEFAULT_INSTRUCTION),
+    CARD_TEMPLATE.head.replace("<|im_start|>", "").replace("<|im_end|>", ""),
+    CARD_TEMPLATE.instruction.format(instruction=DEFAULT_INSTRUCTION),
+    CARD_TEMPLATE.query.format(query=""),
+    CARD_TEMPLATE.document.format(document=""),
+    "assistant\n",
+    "\n\n",
+    *ANSWERS,
+)
+"""Texts whose words all become single tokens: prompts are short, `yes` and `no` can be read, and `<Query` and
+`<Document` mark the fields of a reranking prompt as nothing else does."""
+
+PROMPT_REPEATS = 20_000
+"""Enough to make a word one of the first merges of any sample that fits in memory."""
 
 _COLON_BEFORE_LETTER = re.compile(r":(?=[^\W\d_])")
 
@@ -87,10 +100,6 @@ def append_end_token(tokenizer: Tokenizer) -> Tokenizer:
 def _prepare(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         yield _COLON_BEFORE_LETTER.sub(": ", text)
-    for word in _FORCED:
-        for _ in range(_FORCED_REPEATS):
-            yield word
-
-
-_FORCED_REPEATS = 20_000
-"""Enough to make a word one of the first merges of any sample that fits in memory."""
+    for prompt in PROMPTS:
+        for _ in range(PROMPT_REPEATS):
+            yield prompt
