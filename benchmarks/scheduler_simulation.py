@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quernel.engine.config import EngineConfig
-from quernel.engine.scheduler import Item, Job, Scheduler
+from quernel.engine.scheduler import Item, Job, Running, Scheduler
 from quernel.engine.segments import build_forest
 
 NUM_LAYERS = 28
@@ -81,13 +81,16 @@ class Simulation:
 
     def _compute(self, batch: Sequence[Item]) -> None:
         tokens = len(build_forest([item.path for item in batch]).token_ids)
+        running = Running(batch, self._now)
         for _ in range(NUM_LAYERS):
             for start in range(0, tokens, CHUNK_ROWS):
                 self._now += min(CHUNK_ROWS, tokens - start) / self._rate / NUM_LAYERS
                 self._admit()
-                interruption = self._scheduler.next_interruption(batch, self._now)
+                before = self._now
+                interruption = self._scheduler.next_interruption(running, before)
                 if interruption:
                     self._compute(interruption)
+                    running.interrupted_seconds += self._now - before
         for item in batch:
             arrival, missing = self._open[id(item.job)]
             self._open[id(item.job)] = arrival, missing - 1

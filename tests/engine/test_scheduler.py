@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quernel.engine.config import EngineConfig
-from quernel.engine.scheduler import Job, Scheduler
+from quernel.engine.scheduler import Job, Running, Scheduler
 from quernel.engine.segments import build_forest
 from quernel.errors import OverloadedError, SettingsError
 
@@ -107,14 +107,26 @@ def test_only_small_jobs_interrupt_and_only_large_ones_are_interrupted():
     scheduler = Scheduler(EngineConfig(max_batch_tokens=20, max_interactive_tokens=5))
     large, other, small = prompts_of(20), prompts_of(20), prompts_of(5)
     scheduler.add(large, 0.0)
-    running = scheduler.next_batch(0.0)
+    running = Running(scheduler.next_batch(0.0), started=0.0)
     scheduler.add(other, 0.1)
     assert scheduler.next_interruption(running, 0.1) == []
     scheduler.add(small, 0.2)
     interruption = scheduler.next_interruption(running, 0.2)
     assert [item.job for item in interruption] == [small]
     scheduler.add(prompts_of(5), 0.3)
-    assert scheduler.next_interruption(interruption, 0.3) == []
+    assert scheduler.next_interruption(Running(interruption, started=0.2), 0.3) == []
+
+
+def test_a_batch_that_is_overdue_gets_half_of_the_time():
+    scheduler = Scheduler(EngineConfig(max_batch_tokens=20, max_interactive_tokens=5, max_wait_seconds=2.0))
+    scheduler.add(prompts_of(20), 0.0)
+    running = Running(scheduler.next_batch(0.0), started=0.0, interrupted_seconds=0.9)
+    scheduler.add(prompts_of(5), 1.0)
+    assert scheduler.next_interruption(running, 1.5), "it has not waited long yet"
+    scheduler.add(prompts_of(5), 1.5)
+    running.interrupted_seconds = 1.2
+    assert scheduler.next_interruption(running, 2.1) == []
+    assert scheduler.next_interruption(running, 2.5)
 
 
 def test_a_full_queue_refuses_and_keeps_what_it_has():

@@ -78,11 +78,31 @@ def test_what_is_neither_folder_nor_hub_id_is_refused_with_examples(model):
     assert not isinstance(caught.value, DownloadError)
 
 
-@pytest.mark.parametrize("name", ["model-Q8_0.gguf", "model.safetensors"])
-def test_a_file_is_not_a_model_folder(tmp_path, name):
-    (tmp_path / name).touch()
+def test_a_file_is_not_a_model_folder(tmp_path):
+    (tmp_path / "model.safetensors").touch()
     with pytest.raises(UnsupportedModelError, match="folder"):
-        locate(tmp_path / name)
+        locate(tmp_path / "model.safetensors")
+
+
+def test_a_gguf_file_is_a_model(tmp_path):
+    file = tmp_path / "model-Q8_0.gguf"
+    file.touch()
+    assert locate(file).source == locate(str(file)).source == file
+    assert locate(file).name == "model-Q8_0.gguf"
+    assert locate(str(file)).name == str(file)
+
+
+def test_a_gguf_file_that_does_not_exist_is_refused(tmp_path):
+    for missing in (tmp_path / "model.gguf", "owner/name/model.gguf", "owner/name:model.gguf"):
+        with pytest.raises(ModelLoadError, match=r"There is no file .*hf download"):
+            locate(missing)
+
+
+def test_in_a_folder_of_gguf_files_one_must_be_named(tmp_path):
+    (tmp_path / "model-F16.gguf").touch()
+    (tmp_path / "model-Q8_0.gguf").touch()
+    with pytest.raises(ModelLoadError, match=r"Name the file: .*model-F16\.gguf"):
+        locate(tmp_path)
 
 
 def test_a_download_fetches_what_is_needed_and_nothing_else(hub, cache):

@@ -9,7 +9,7 @@ import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFWriter
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 NAMES = {
     "embed_tokens": "token_embd",
@@ -30,7 +30,8 @@ NAMES = {
 LAST, RANK = 3, 4
 NORMAL, CONTROL, USER_DEFINED, UNUSED = 1, 3, 4, 5
 RERANK_TEMPLATE = (
-    '<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. '
+    "<|im_start|>system\n"
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
     'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
     "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
     "<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
@@ -159,20 +160,15 @@ def quantise(values: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
 
 def dequantised_folder(file: Path, folder: Path) -> None:
     """Put what the file's tensors are worth, as the gguf package reads them, into the safetensors file of `folder`."""
-    from safetensors.torch import save_file
-
-    official = {name: key for key, name in NAMES.items()}
     path = folder / "model.safetensors"
     names = {_gguf_name(name.removeprefix("model.")): name for name in load_file(path)}
-    assert official
-    save_file(
-        {
-            names[tensor.name]: torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
-            for tensor in gguf.GGUFReader(file).tensors
-            if tensor.name in names
-        },
-        path,
-    )
+    worth = {tensor.name: dequantise(tensor.data, tensor.tensor_type) for tensor in gguf.GGUFReader(file).tensors}
+    save_file({official: torch.from_numpy(worth[name]) for name, official in names.items()}, path)
+
+
+def dequantise(stored: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:
+    """Stored values as the gguf package understands them, float32."""
+    return np.array(gguf.quants.dequantize(stored, kind))
 
 
 def _gguf_name(name: str) -> str:
@@ -236,4 +232,6 @@ def _q6_blocks(blocks: np.ndarray) -> np.ndarray:
         axis=2,
     )
     high = sum((quants[:, :, part] >> 4) << (2 * part) for part in range(4))
-    return np.concatenate([nibbles.reshape(-1, 128), high.reshape(-1, 64), eight.view(np.uint8), d.view(np.uint8)], axis=1)
+    return np.concatenate(
+        [nibbles.reshape(-1, 128), high.reshape(-1, 64), eight.view(np.uint8), d.view(np.uint8)], axis=1
+    )

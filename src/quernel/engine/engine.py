@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from quernel.engine.config import EngineConfig
-from quernel.engine.scheduler import Item, Job, Scheduler
+from quernel.engine.scheduler import Item, Job, Running, Scheduler
 from quernel.errors import EngineClosedError, InternalError, NonFiniteError
 from quernel.types import TokenPath, Vectors
 
@@ -154,6 +154,7 @@ class Engine:
         Between its steps small requests run, if there are none in the batch itself.
         """
         steps = self._runner.steps([item.path for item in batch])
+        running = Running(batch, time.monotonic())
         while True:
             try:
                 next(steps)
@@ -162,10 +163,12 @@ class Engine:
                 return hidden
             if all(item.job.abandoned for item in batch):
                 return None
+            now = time.monotonic()
             with self._changed:
-                interruption = self._scheduler.next_interruption(batch, time.monotonic())
+                interruption = self._scheduler.next_interruption(running, now)
             if interruption:
                 self._run(interruption)
+                running.interrupted_seconds += time.monotonic() - now
 
 
 def wait(hidden: "Future[Vectors]") -> Vectors:

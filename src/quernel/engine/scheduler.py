@@ -71,6 +71,21 @@ class Item:
         return self.job.paths[self.index]
 
 
+@dataclass(slots=True)
+class Running:
+    """A batch that runs.
+
+    Attributes:
+        batch: Its prompts.
+        started: When it began.
+        interrupted_seconds: How long others have run in its middle.
+    """
+
+    batch: Sequence[Item]
+    started: float
+    interrupted_seconds: float = 0.0
+
+
 class Scheduler:
     """A bounded queue of jobs, handed out as batches of at most `max_batch_tokens`.
 
@@ -119,9 +134,17 @@ class Scheduler:
             self._bulk.rotate(-1)
         return batch
 
-    def next_interruption(self, running: Sequence[Item], now: float) -> list[Item]:
-        """The prompts to compute now, in the middle of the batch that runs; none where it holds small jobs too."""
-        if not self._interactive or any(item.job.num_tokens <= self._config.max_interactive_tokens for item in running):
+    def next_interruption(self, running: "Running", now: float) -> list[Item]:
+        """The prompts to compute now, in the middle of the batch that runs; none where it holds small jobs too.
+
+        A batch whose jobs have waited too long gets at least half of the time.
+        """
+        if not self._interactive or any(
+            item.job.num_tokens <= self._config.max_interactive_tokens for item in running.batch
+        ):
+            return []
+        overdue = now - min(item.job.waiting_since for item in running.batch) >= self._config.max_wait_seconds
+        if overdue and running.interrupted_seconds > (now - running.started) / 2:
             return []
         self._drop_abandoned()
         return self._take(self._interactive)

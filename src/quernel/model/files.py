@@ -96,6 +96,7 @@ def locate(
         return _builtin(BUILTIN[name])
     path = Path(model).expanduser()
     if name and path.is_dir():  # the path of an empty name is the working directory
+        _refuse_folder_of_gguf(path)
         return ModelFiles(folder=path, name=path.resolve().name if isinstance(model, Path) else name, revision=None)
     if path.suffix == GGUF_SUFFIX:
         if not path.is_file():
@@ -126,6 +127,16 @@ def locate(
     return _from_hub(
         parsed["id"], revision or parsed["revision"], cache_dir=cache_dir, token=token, offline=offline, check=check
     )
+
+
+def _refuse_folder_of_gguf(folder: Path) -> None:
+    found = sorted(file.name for file in folder.glob(f"*{GGUF_SUFFIX}"))
+    if found and not (folder / "config.json").exists():
+        raise ModelLoadError(
+            f"{folder} holds GGUF files ({', '.join(found)}), each of which is a model.",
+            param="model",
+            hint=f"Name the file: {folder / found[0]}.",
+        )
 
 
 def _builtin(name: str) -> ModelFiles:

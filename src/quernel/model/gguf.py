@@ -94,8 +94,8 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
-SLICE_BYTES = 1 << 20
-"""How much of a quantised tensor is dequantised at a time; more is no faster and takes temporary memory."""
+SLICE_BYTES = 1 << 18
+"""How much of a quantised tensor is dequantised at a time: what that takes still fits a processor's cache."""
 
 
 def read_metadata(file: Path) -> Mapping[str, Any]:
@@ -195,9 +195,9 @@ class GGUFFile:
             # Copy on write: PyTorch takes no read-only arrays, and nobody writes.
             data = np.memmap(file, dtype=np.uint8, mode="c").view(np.ndarray)
             cursor = _Cursor(data)
-            metadata, tensors = cursor.metadata(), {}
-            if metadata.get("split.count", 0) <= 1:
-                tensors = dict(cursor.tensors(metadata, types))
+            num_tensors, metadata = cursor.header()
+            tensors = dict(cursor.tensors(num_tensors, metadata, types))
+            num_parts = int(metadata.get("split.count", 1))
         except (OSError, ValueError, TypeError, OverflowError, struct.error) as error:
             raise CheckpointError(
                 f"{file.name} is not a readable GGUF file: {error}.",
@@ -206,9 +206,9 @@ class GGUFFile:
                 if _begins(file, LFS_MAGIC)
                 else "It is broken or not downloaded completely; download it again.",
             ) from error
-        if metadata.get("split.count", 0) > 1:
+        if num_parts > 1:
             raise UnsupportedModelError(
-                f"{file.name} is one of {metadata['split.count']} parts of a model.",
+                f"{file.name} is one of {num_parts} parts of a model.",
                 param="model",
                 hint="Join them with llama.cpp's tool: llama-gguf-split --merge FIRST-PART.gguf MODEL.gguf.",
             )
@@ -270,11 +270,12 @@ class GGUFFile:
                 param=str(self.file),
                 hint="It is not a whole model; adapters must be merged first.",
             )
-        is_reranker, has_head = self.kind is ModelKind.RERANKER, "lm_head.weight" in self.tensors
+        vocab_size, width = self.tensors["embed_tokens.weight"].shape[0], self.tensors["embed_tokens.weight"].shape[-1]
+        has_head = "lm_head.weight" in self.tensors
         return said | {
             "model_type": architecture,
-            "vocab_size": self.tensors["embed_tokens.weight"].shape[0],
-            "tie_word_embeddings": is_reranker and not has_head and said["hidden_size"] < UNTIED_SIZE,
+            "vocab_size": vocab_size,
+            "tie_word_embeddings": self.kind is ModelKind.RERANKER and not has_head and width < UNTIED_SIZE,
             "id2label": dict(enumerate(self.metadata.get(LABELS_KEY) or ())),
         }
 
@@ -323,25 +324,25 @@ class _Cursor:
         self._bytes = data.data
         self._offset = offset
 
-    def metadata(self) -> _Metadata:
-        """From the beginning: the header, then the place of every key's value. All strings are checked on the way."""
+    def header(self) -> tuple[int, _Metadata]:
+        """From the beginning of the file: the number of its tensors, and its metadata, each within the file."""
         magic = bytes(self._bytes[: len(MAGIC)])
         self._offset = len(MAGIC)
         version = self._number("I")
         if magic != MAGIC or version not in VERSIONS:
             raise ValueError(f"it begins with {magic!r}, version {version}, not {MAGIC!r}, version 2 or 3")
-        self._num_tensors, num_keys = self._number("Q"), self._number("Q")
+        num_tensors, num_keys = self._number("Q"), self._number("Q")
         places = {}
         for _ in range(num_keys):
             key, kind = self._string(), self._number("I")
             places[key] = kind, self._offset
             self._skip(kind)
-        return _Metadata(places, self._data)
+        return num_tensors, _Metadata(places, self._data)
 
-    def tensors(self, metadata: Mapping[str, Any], types: Any) -> Iterator[tuple[str, GGUFTensor]]:
-        """After the metadata: the tensors by their official names, each within the file."""
+    def tensors(self, count: int, metadata: Mapping[str, Any], types: Any) -> Iterator[tuple[str, GGUFTensor]]:
+        """From the end of the metadata: the tensors by their official names, each within the file."""
         described = []
-        for _ in range(self._num_tensors):
+        for _ in range(count):
             name, num_dimensions = self._string(), self._number("I")
             if not 1 <= num_dimensions <= MAX_DIMENSIONS:
                 raise ValueError(f"{name} has {num_dimensions} dimensions")
@@ -409,7 +410,7 @@ class _Cursor:
     def _string(self) -> str:
         begin = self._offset + 8
         self._offset = begin + self._length()
-        return str(self._bytes[begin : self._offset], "utf-8")
+        return str(self._bytes[begin : self._offset], "utf-8", "replace")
 
 
 def _scalar_format(kind: int) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quernel.errors import CheckpointError
 from quernel.model.config import Qwen3Config
+from quernel.model.files import GGUF_SUFFIX
 from quernel.model.gguf import QUANTISED, GGUFFile
 from quernel.model.qwen3 import Qwen3
 
@@ -251,8 +252,8 @@ def _read_header(file: Path) -> list[StoredTensor]:
 
 @contextmanager
 def _opened(file: Path) -> Iterator[Any]:
-    """The memory-mapped file. Translates what safetensors raises for files that it cannot read."""
-    if file.suffix != ".safetensors":
+    """The memory-mapped file, of either format. Translates what safetensors raises for files that it cannot read."""
+    if file.suffix == GGUF_SUFFIX:
         yield GGUFFile.open(file)
         return
     try:

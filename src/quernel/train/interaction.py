@@ -86,15 +86,14 @@ class Strengths:
     """How the start weighs its parts; found by trying a few values, and trained afterwards.
 
     Attributes:
-        match_scale: Largest score of a match; the higher, the more alike two tokens must be to be a match.
-        match_threshold: Score of the sink in layer 1 as a share of the largest.
+        match_scale: Largest score in layer 1; the higher, the sharper the line between match and no match.
+        match_threshold: Similarity of two codes from which on they match; different tokens have 0, rarely 0.5.
         semantic: Weight of the cosine of the two bags in the answer.
         lexical: Weight of the share of the query that was found.
     """
 
-    match_scale: float = 60.0
+    match_scale: float = 120.0
     match_threshold: float = 0.8
-    match_field: float = 1.0
     semantic: float = 2.0
     lexical: float = 0.5
 
@@ -127,7 +126,7 @@ def start_reranker(
             parameter.zero_()
     _fill_table(model.embed_tokens.weight, content, weights, rarity, vocabulary, generator)
     _mark_fields(_Layer(model, 0))
-    _match(_Layer(model, 1), content, strengths, generator)
+    _match(_Layer(model, 1), strengths, generator)
     _gather(_Layer(model, 2))
     _compare(_Layer(model, 3), strengths)
     for layer in model.layers:  # Units that do nothing yet: their output is zero, so training may take them up.
@@ -183,8 +182,7 @@ def _fill_table(
     """The token table: what a token means, its code, its weights, and the flags of the template's tokens."""
     table[:, CONTENT] = content
     buckets = torch.rand(len(table), NUM_BUCKETS, generator=generator).topk(2, dim=1).indices + CODE.start
-    # Frequent words have small codes, or the twenty "the" of a document would drown everything else that it found.
-    table.scatter_(1, buckets, (0.5 * (rarity / rarity.max()).sqrt()).unsqueeze(1).expand(-1, 2))
+    table.scatter_(1, buckets, 0.5)
     table[:, CONSTANT] = FLAG
     table[:, WEIGHT] = ((weights - weights.max()) / WEIGHT_UNIT).clamp(min=-1.0)
     table[:, RARITY] = ((rarity / rarity.max()).clamp(min=1e-4).log() / WEIGHT_UNIT).clamp(min=-1.0)
@@ -218,26 +216,24 @@ def _mark_fields(layer: _Layer) -> None:
     layer.o[0, 0, IN_QUERY] = layer.o[0, 1, IN_DOCUMENT] = FIELD / marker
 
 
-def _match(layer: _Layer, content: Tensor, strengths: Strengths, generator: torch.Generator) -> None:
-    """All four heads match by meaning, each in its own 30 directions, and average what they find."""
+def _match(layer: _Layer, strengths: Strengths, generator: torch.Generator) -> None:
+    """All four heads match by code, each in its own 30 directions, and average what they find."""
     layer.scale(strengths.match_scale)
     field, extra, *meaning = layer.slow
-    common = F.normalize(content.mean(dim=0), dim=0)
+    typical = 0.5 * math.sqrt(2 * len(meaning) / NUM_BUCKETS)  # length of a code in so many random directions
+    # With a query of equal parts code and field and `slack` of a third part that the sink alone has too, the scores of
+    # a query token of similarity s and of the sink are as (1 + s) / sqrt(2) and sqrt(1 + slack**2).
+    slack = math.sqrt((1 + strengths.match_threshold) ** 2 / 2 - 1)
     for head in range(layer.num_heads):
-        directions = torch.randn(content.shape[1], len(meaning), generator=generator)
-        directions = torch.linalg.qr(directions - common.unsqueeze(1) * (common @ directions))[0].T
-        typical = float((content @ directions.T).norm(dim=1).median())
+        directions = torch.linalg.qr(torch.randn(NUM_BUCKETS, len(meaning), generator=generator))[0].T
         for weights in (layer.q, layer.k):
-            weights[head, meaning, CONTENT] = directions
+            weights[head, meaning, CODE] = directions
         layer.q[head, field, CONSTANT] = typical / FLAG
         layer.k[head, field, CONSTANT] = -typical / FLAG
         layer.k[head, field, IN_QUERY] = 2 * typical / FIELD
-        # The sink means nothing, so its score is the cosine with the field dimension alone, half of every query.
-        cosine = strengths.match_threshold * math.sqrt(2)
-        layer.k[head, field, SINK] = typical + min(cosine, 1.0) * 4
-        layer.k[head, extra, SINK] = math.sqrt(max(1 - cosine**2, 0.0)) * 4
-        layer.q[head, field, CONSTANT] *= strengths.match_field
-        layer.k[head, field] *= strengths.match_field
+        layer.q[head, extra, CONSTANT] = typical * slack / FLAG
+        layer.k[head, field, SINK] = 100
+        layer.k[head, extra, SINK] = 100 * slack
         layer.v[head, :, CODE] = torch.eye(NUM_BUCKETS)
         layer.o[head, :, FOUND] = torch.eye(NUM_BUCKETS) / layer.num_heads / 32
 
@@ -296,7 +292,7 @@ def _gather(layer: _Layer) -> None:
         layer.k[:, first, carrier] = layer.k[:, second, carrier] = -100
 
     layer.v[found, :, FOUND] = torch.eye(NUM_BUCKETS)
-    layer.o[found, :, FOUND] = torch.eye(NUM_BUCKETS) * 0.32 * SUM_LENGTH
+    layer.o[found, :, FOUND] = torch.eye(NUM_BUCKETS) * 1.6 * SUM_LENGTH
     layer.v[wanted, :, CODE] = torch.eye(NUM_BUCKETS)
     layer.o[wanted, :, CODE] = torch.eye(NUM_BUCKETS) * 0.4
     size = (CONTENT.stop - CONTENT.start) // len(bags)
@@ -310,7 +306,7 @@ def _gather(layer: _Layer) -> None:
     for bucket in range(NUM_BUCKETS):
         for unit, (offset, sign) in enumerate(((0.0, 1.0), (-CLIP, -1.0))):
             row = 2 * bucket + unit
-            gate[row, FOUND.start + bucket] = 8.0
+            gate[row, FOUND.start + bucket] = 26.0
             gate[row, CONSTANT] = offset / NORM  # the carrier's constant is nearly all of it
             up[row, CODE.start + bucket] = 1.0
             down[LEXICAL, row] = sign / CLIP
@@ -323,11 +319,10 @@ def _compare(layer: _Layer, strengths: Strengths) -> None:
     size = (CONTENT.stop - CONTENT.start) // 2
     for head in range(layer.num_heads):
         layer.q[head, first, CONSTANT] = 1
-        layer.k[head, second, CONSTANT] = 0.2
+        layer.k[head, second, CONSTANT] = 1
         carriers = (QUERY_CARRIER, LEXICAL_CARRIER) if head < 2 else (DOCUMENT_CARRIER,)
         for carrier in carriers:
-            layer.k[head, first, carrier] = 4
-        layer.k[head, first, CONSTANT] = -0.2
+            layer.k[head, first, carrier] = 1000
         part = range(CONTENT.start + (head % 2) * size, CONTENT.start + (head % 2 + 1) * size)
         layer.v[head, range(size), part] = 1
         shift = 0 if head < 2 else CODE.start - CONTENT.start  # the document's bag goes where codes were
