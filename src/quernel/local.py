@@ -44,6 +44,9 @@ class LocalModel(ABC):
         token: Access token of the hub.
         offline: Use only what is in the cache.
 
+    Attributes:
+        config: The model's shape.
+
     Raises:
         ModelLoadError: The model cannot be found, read or used.
         SettingsError: A setting does not fit this machine or this model.
@@ -71,7 +74,7 @@ class LocalModel(ABC):
         )
         source = files.source
         raw_config = load_raw_config(source)
-        config = Qwen3Config.from_dict(raw_config)
+        self.config = config = Qwen3Config.from_dict(raw_config)
         side_files = load_side_files(source, config, raw_config)
         if side_files.kind not in (None, self.kind):
             raise UnsupportedModelError(

@@ -18,10 +18,11 @@ from quernel.errors import (
     TokenizerError,
     UnsupportedModelError,
 )
-from quernel.model import gguf
+from quernel.model import gguf, gguf_format
 from quernel.model.config import Qwen3Config, load_json
 from quernel.model.dtypes import resolve_dtype
-from quernel.model.gguf import QUANTISED, GGUFFile, load_raw_config, read_metadata
+from quernel.model.gguf import GGUFModel, load_raw_config, read_metadata
+from quernel.model.gguf_format import QUANTISED
 from quernel.model.heads import load_score_row
 from quernel.model.side_files import load_side_files
 from quernel.model.weights import STORED_DTYPES, load_model, stored_dtype
@@ -156,16 +157,16 @@ def test_tensors_are_read_as_the_gguf_package_reads_them_in_slices_too(tmp_path,
     write_file(file, {"general.architecture": "qwen3"}, {"output.weight": values}, type_name=type_name)
     (theirs,) = GGUFReader(file).tensors
     expected = torch.from_numpy(dequantise(theirs.data, theirs.tensor_type))
-    for slice_bytes in (1, 1000, gguf.SLICE_BYTES):
-        monkeypatch.setattr(gguf, "SLICE_BYTES", slice_bytes)
-        opened = GGUFFile.open(file)
+    for slice_bytes in (1, 1000, gguf_format.SLICE_BYTES):
+        monkeypatch.setattr(gguf_format, "SLICE_BYTES", slice_bytes)
+        opened = GGUFModel.open(file)
         assert torch.equal(opened.get_tensor("lm_head.weight").float(), expected)
         assert torch.equal(opened.get_slice("lm_head.weight")[5:7].float(), expected[5:7])
 
 
 @pytest.mark.parametrize("type_name", ["F32", "F16", "BF16"])
 def test_what_is_not_quantised_stays_in_the_file_s_pages(tmp_path, folder, type_name):
-    opened = GGUFFile.open(write_gguf(folder, tmp_path / "model.gguf", type_name=type_name))
+    opened = GGUFModel.open(write_gguf(folder, tmp_path / "model.gguf", type_name=type_name))
     stored = opened.tensors["embed_tokens.weight"]
     tensor = opened.get_tensor("embed_tokens.weight")
     assert tensor.dtype is STORED_DTYPES[type_name]

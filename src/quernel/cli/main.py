@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     "Look at models": {
         "models": "List the models that Quernel knows.",
         "verify": "Check a model on this machine against published results.",
+        "bench": "Measure how fast a model is on this machine.",
     },
 }
 """Heading to command to its line in `quernel --help`; the command itself is `quernel.cli.<name>.command`."""

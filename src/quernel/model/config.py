@@ -68,13 +68,16 @@ class Qwen3Config:
             raise ConfigError(f"config.json: head_dim is {self.head_dim}; rotary halves need an even one.")
 
     @property
+    def num_layer_parameters(self) -> int:
+        """Parameters of the layers' matrices: a token costs two operations for each."""
+        attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
+        return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
+
+    @property
     def num_parameters(self) -> int:
         """Stored parameters without a separate head: the embedding table, the layers and the final norm."""
-        attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
-        mlp = 3 * self.hidden_size * self.intermediate_size
-        norms = 2 * self.hidden_size + 2 * self.head_dim
-        layers = self.num_hidden_layers * (attention + mlp + norms)
-        return self.vocab_size * self.hidden_size + layers + self.hidden_size
+        norms = self.num_hidden_layers * (2 * self.hidden_size + 2 * self.head_dim)
+        return (self.vocab_size + 1) * self.hidden_size + self.num_layer_parameters + norms
 
     @classmethod
     def load(cls, folder: Path) -> "Qwen3Config":

@@ -17,7 +17,7 @@ from typing import Any
 
 from quernel.errors import ConfigError, UnsupportedModelError
 from quernel.model.config import Qwen3Config, load_json
-from quernel.model.gguf import LAST_POOLING, POOLING_KEY, RANK_POOLING, TEMPLATE_KEY, GGUFFile
+from quernel.model.gguf import LAST_POOLING, POOLING_KEY, RANK_POOLING, TEMPLATE_KEY, GGUFModel
 from quernel.types import ModelKind
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def load_side_files(source: Path, config: Qwen3Config, raw_config: Mapping[str, 
 
 def _read_gguf(path: Path) -> SideFiles:
     """What is believed of a GGUF file's metadata: what the model is, and a reranker's instruction."""
-    file = GGUFFile.open(path)
+    file = GGUFModel.open(path)
     pooling, template = file.metadata.get(POOLING_KEY), file.metadata.get(TEMPLATE_KEY)
     if pooling not in (*UNSAID_POOLING, LAST_POOLING, RANK_POOLING):
         logger.warning("%s asks for pooling type %s; Qwen3 models are read at the last token, as here.", path, pooling)

@@ -21,7 +21,8 @@ from torch import Tensor
 from quernel.errors import CheckpointError
 from quernel.model.config import Qwen3Config
 from quernel.model.files import GGUF_SUFFIX
-from quernel.model.gguf import QUANTISED, GGUFFile
+from quernel.model.gguf import GGUFModel
+from quernel.model.gguf_format import QUANTISED
 from quernel.model.qwen3 import Qwen3
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16} | dict.fromkeys(
@@ -254,7 +255,7 @@ def _read_header(file: Path) -> list[StoredTensor]:
 def _opened(file: Path) -> Iterator[Any]:
     """The memory-mapped file, of either format. Translates what safetensors raises for files that it cannot read."""
     if file.suffix == GGUF_SUFFIX:
-        yield GGUFFile.open(file)
+        yield GGUFModel.open(file)
         return
     try:
         with safe_open(file, framework="pt") as handle:
