@@ -16,13 +16,14 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from quernel.prompts.templates import DEFAULT_INSTRUCTION, QUERY_PROMPT
 from quernel.train.corpus import Corpus, Int32s, gather_spans
 
 CROPS = "crops"
 """The name of the made-up source whose pairs are two spans of one text."""
 
-DEFAULT_TASK = "Given a web search query, retrieve relevant passages that answer the query"
-"""The family's default instruction; what most queries carry at run time."""
+DEFAULT_TASK = DEFAULT_INSTRUCTION
+"""What most queries carry at run time."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Texts:
 
     token_ids: Tensor
     bounds: Tensor
+
+    @property
+    def num_texts(self) -> int:
+        """`N`."""
+        return len(self.bounds) - 1
 
 
 @dataclass(frozen=True)
@@ -133,6 +139,11 @@ class Sampler:
         source = self._sources[self._rng.choice(len(self._sources), p=self._probabilities)]
         return self._crops(num_pairs) if source == CROPS else self._rows(source, num_pairs)
 
+    def plain(self, texts: Int32s) -> Texts:
+        """Texts without a prompt, cut like documents."""
+        no_prompt = np.full(len(texts), self._no_prompt)
+        return self._texts(self._corpus.starts[texts], self._cut(texts, self._max_document_tokens), no_prompt)
+
     def _rows(self, source: str, num_pairs: int) -> Block:
         corpus, rng = self._corpus, self._rng
         rows = self._next_rows(source, num_pairs)
@@ -197,11 +208,15 @@ class Sampler:
 
 
 def query_prompt(task: str) -> str:
-    """What precedes a query, its colon included (the vocabulary never merges the colon with the query).
+    """What precedes a query, its colon included (the vocabulary never merges the colon with the query)."""
+    return QUERY_PROMPT.format(instruction=task)
 
-    Source: model card of Qwen3-Embedding.
-    """
-    return f"Instruct: {task}\nQuery:"
+
+def join(texts: Sequence[Texts]) -> Texts:
+    """Several packed batches as one."""
+    offsets = np.cumsum([0, *(len(part.token_ids) for part in texts)])
+    starts = [part.bounds[:-1] + int(offset) for part, offset in zip(texts, offsets, strict=False)]
+    return Texts(torch.cat([part.token_ids for part in texts]), torch.cat((*starts, torch.tensor([int(offsets[-1])]))))
 
 
 def pack(texts: Sequence[Sequence[int]]) -> Texts:
