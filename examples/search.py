@@ -1,4 +1,4 @@
-"""Search a collection, then rerank what was found, and say how good both are.
+"""Search a collection, rerank what was found, fuse both orders, and say how good each is.
 
     python examples/search.py                                  # the bundled sample, the built-in models
     python examples/search.py --data path/to/cranfield         # any folder in BEIR layout
@@ -16,6 +16,9 @@ import ir_measures
 import numpy as np
 
 from quernel import Embedder, Reranker
+
+RANK_CONSTANT = 60
+"""Of reciprocal rank fusion. Source: Cormack, Clarke and Buettcher, SIGIR 2009."""
 
 SAMPLE = Path(__file__).parent / "declaration"
 
@@ -37,17 +40,17 @@ def search(data: Path, embedder: Embedder, reranker: Reranker, *, depth: int) ->
     ids = list(corpus)
     documents = embedder.embed_documents(list(corpus.values()), truncate="end")
     asked = embedder.embed_queries(list(queries.values()))
-    found, reranked = [], []
+    runs: dict[str, list[ir_measures.ScoredDoc]] = {"embeddings alone": [], "reranked": [], "both, by rank": []}
     for query_id, similarities in zip(queries, asked @ documents.T, strict=True):
         best = np.argsort(-similarities, kind="stable")[:depth]
-        found += [ir_measures.ScoredDoc(query_id, ids[i], float(similarities[i])) for i in best]
         hits = reranker.rank(queries[query_id], [corpus[ids[i]] for i in best], truncate="end")
-        reranked += [ir_measures.ScoredDoc(query_id, ids[best[hit.index]], hit.logit) for hit in hits]
+        place = {hit.index: rank for rank, hit in enumerate(hits)}
+        for rank, i in enumerate(best):
+            scores = similarities[i], -place[rank], 1 / (RANK_CONSTANT + rank) + 1 / (RANK_CONSTANT + place[rank])
+            for run, score in zip(runs.values(), scores, strict=True):
+                run.append(ir_measures.ScoredDoc(query_id, ids[i], float(score)))
     measure = ir_measures.parse_measure("nDCG@10")
-    return {
-        "embeddings alone": ir_measures.calc_aggregate([measure], qrels, found)[measure],
-        f"best {depth} reranked": ir_measures.calc_aggregate([measure], qrels, reranked)[measure],
-    }
+    return {name: ir_measures.calc_aggregate([measure], qrels, run)[measure] for name, run in runs.items()}
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Training: losses, the growth of a token table into a transformer, and the built-in pair from raw data to artefacts."""
+"""Training: losses, a token table that grows into a transformer, and the built-in pair from raw data to artefacts."""

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from quernel.model.config import Qwen3Config
+from quernel.model.layers import DecoderLayer
 from quernel.model.qwen3 import Qwen3
 
 FIRST_SLOW_PAIR = 3 / 4
@@ -40,25 +41,47 @@ def bag_hidden(model: Qwen3, token_ids: Tensor, bounds: Tensor, *, end_token: in
         end_token: The token that is read.
         with_mlp: Whether to run the MLP; without it the result is exact while `down_proj` is zero.
     """
-    layer, norm = model.layers[-1], model.norm
+    layer, norm = pooling_layer(model), model.norm
     attention = layer.self_attn
-    tokens, inverse = token_ids.unique(return_inverse=True)
+    tokens, inverse = torch.unique(token_ids, return_inverse=True)
     x = layer.input_layernorm(model.embed_tokens(tokens))
-    key = attention.k_norm(attention.k_proj(x).unflatten(-1, (-1, attention.head_dim)))
     value = attention.v_proj(x).unflatten(-1, (-1, attention.head_dim))
     end = model.embed_tokens.weight[end_token]
-    query = attention.q_norm(attention.q_proj(layer.input_layernorm(end)).unflatten(-1, (-1, attention.head_dim)))
-    scores = (key * query).sum(dim=-1) / math.sqrt(attention.head_dim)  # [U, H]
+    scores = _scores(model, x, end)
     weights = (scores - scores.amax(dim=0)).exp()
     table = torch.cat(((value * weights.unsqueeze(-1)).flatten(1), weights), dim=1)  # [U, H * D + H]
     sums = F.embedding_bag(inverse, table, bounds[:-1], mode="sum")
     width = value.shape[1] * value.shape[2]
-    gathered = sums[:, :width].unflatten(-1, (-1, attention.head_dim)) / sums[:, width:].unsqueeze(-1)
+    gathered = sums[:, :width].view(len(sums), -1, attention.head_dim) / sums[:, width:].unsqueeze(-1)
     h = end + attention.o_proj(gathered.flatten(1))
     if with_mlp:
         h = h + layer.mlp(layer.post_attention_layernorm(h))
     out: Tensor = norm(h)
     return out
+
+
+@torch.no_grad()
+def token_logits(model: Qwen3, *, end_token: int) -> Tensor:
+    """The attention score of every token of the vocabulary in the last layer of a one-layer model, `[vocab, H]`."""
+    table = model.embed_tokens.weight
+    return _scores(model, pooling_layer(model).input_layernorm(table), table[end_token])
+
+
+def pooling_layer(model: Qwen3) -> DecoderLayer:
+    """The last layer."""
+    layer = model.layers[-1]
+    assert isinstance(layer, DecoderLayer)
+    return layer
+
+
+def _scores(model: Qwen3, x: Tensor, end: Tensor) -> Tensor:
+    """Scores `[U, H]` of normalised rows `[U, C]` for the query of the end token's row `[C]`."""
+    layer = pooling_layer(model)
+    attention = layer.self_attn
+    key = attention.k_norm(attention.k_proj(x).unflatten(-1, (-1, attention.head_dim)))
+    query = attention.q_norm(attention.q_proj(layer.input_layernorm(end)).unflatten(-1, (-1, attention.head_dim)))
+    scores: Tensor = (key * query).sum(dim=-1) / math.sqrt(attention.head_dim)
+    return scores
 
 
 @torch.no_grad()
@@ -86,7 +109,7 @@ def start_bag(config: Qwen3Config, vectors: Tensor, weights: Tensor, *, end_toke
     table[end_token] = 0
     table[end_token, constant], table[end_token, logit] = 0.01, -0.1
 
-    layer = model.layers[-1]
+    layer = pooling_layer(model)
     attention = layer.self_attn
     slow = slow_dimensions(head_dim)
     for norm, scale in ((attention.q_norm, SCORE_SCALE), (attention.k_norm, 1.0)):

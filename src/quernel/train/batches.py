@@ -147,7 +147,7 @@ class Sampler:
     def _rows(self, source: str, num_pairs: int) -> Block:
         corpus, rng = self._corpus, self._rng
         rows = self._next_rows(source, num_pairs)
-        own = corpus.tasks[rows] + 1  # 0 is the default task
+        own = corpus.tasks[rows].astype(np.int64) + 1  # 0 is the default task
         if source in self._mixture.retrieval:
             prompts = np.where(rng.random(len(rows)) < self._mixture.default_task, 0, own)
             prompts = np.where(rng.random(len(rows)) < self._mixture.instructed, prompts, self._no_prompt)
@@ -197,7 +197,7 @@ class Sampler:
         return np.minimum(self._corpus.lengths[texts], max_tokens)
 
     def _texts(
-        self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], prompts: npt.NDArray[np.int64]
+        self, starts: npt.NDArray[np.int64], lengths: npt.NDArray[np.int64], prompts: npt.NDArray[np.integer]
     ) -> Texts:
         """Prompt, span and end token of each text, packed."""
         extra = self._extra_starts

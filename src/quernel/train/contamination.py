@@ -21,7 +21,7 @@ WINDOW = 60
 _BLOCK = WINDOW // 2
 _BASE = np.uint64(1_000_003)
 _FILTER_BITS = 24
-_TEXT_FIELDS = ("text", "title", "sentence1", "sentence2")
+_TEXT_FIELDS = ("text", "sentence1", "sentence2")
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -33,7 +33,7 @@ def normalise(text: str) -> str:
 
 
 def read_evaluation_texts(folder: Path) -> Iterator[str]:
-    """Every text of the evaluation sets in a folder: documents, queries, sentences of both sides.
+    """Every text of the evaluation sets in a folder: documents without titles, queries, sentences of both sides.
 
     Args:
         folder: Sets in BEIR layout, and folders of JSON-lines files of sentence pairs.
@@ -42,8 +42,8 @@ def read_evaluation_texts(folder: Path) -> Iterator[str]:
         with path.open(encoding="utf-8") as lines:
             for line in lines:
                 for key, value in json.loads(line).items():
-                    # Tatoeba names a field by its language, three letters.
-                    if isinstance(value, str) and (key in _TEXT_FIELDS or len(key) == 3) and value:
+                    # Tatoeba names a field by its language, three letters; so is no other field but the document's id.
+                    if isinstance(value, str) and (key in _TEXT_FIELDS or (len(key) == 3 and key != "_id")) and value:
                         yield value
 
 

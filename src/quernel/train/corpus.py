@@ -65,7 +65,7 @@ class Corpus:
         return np.diff(self.starts)
 
     def gather(self, texts: Int32s, max_tokens: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Tokens of some texts one after the other, each cut at its end, and where each begins (one more at the end)."""
+        """Tokens of some texts, packed, each cut at its end, and where each begins (one more at the end)."""
         starts = self.starts[texts]
         return gather_spans(self.tokens, starts, np.minimum(self.starts[texts + 1] - starts, max_tokens))
 
@@ -120,7 +120,7 @@ def build_corpus(
     Args:
         sources: Files by name, as `list_sources` gives them.
         tokenizer: Its ids must fit 16 bits; no end token is stored.
-        max_characters: Texts are cut to so many characters: a bound on the time spent on text that training cuts anyway.
+        max_characters: Texts are cut to so many characters; training cuts them anyway.
         keep: Rows that it refuses are left out (the contamination filter).
         report: Called with a line of progress after each source.
 
@@ -156,9 +156,10 @@ def build_corpus(
         pending.clear()
 
     for name, path in sources.items():
-        first, is_bitext = len(table), False
+        first, is_bitext, refused = len(table), False, 0
         for row in read_rows(path):
             if not keep(row):
+                refused += 1
                 continue
             texts = [number(text) for text in row.texts]
             if row.score is not None:
@@ -176,7 +177,7 @@ def build_corpus(
             if is_bitext:
                 bitexts.append(name)
         flush()
-        report(f"{name}: {len(table) - first} rows, {len(numbers)} texts so far")
+        report(f"{name}: {len(table) - first} rows, {refused} refused, {len(numbers)} texts so far")
 
     columns = np.asarray(table, dtype=np.int32).reshape(-1, 4).T
     return Corpus(

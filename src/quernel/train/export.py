@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from quernel.model.config import Qwen3Config
 from quernel.model.qwen3 import Qwen3
 from quernel.prompts.templates import ANSWERS, CARD_TEMPLATE, DEFAULT_INSTRUCTION, QUERY_PROMPT
-from quernel.train.vocabulary import END_OF_TEXT, SPECIAL_TOKENS, THINK_TOKENS, append_end_token
+from quernel.train.vocabulary import END_OF_TEXT, SPECIAL_TOKENS, THINK_TOKENS, append_end_token, token_id
 
 END_OF_TURN = "<|im_end|>"
 
@@ -34,16 +34,15 @@ _CHAT_TEMPLATE = (
 )
 
 
-def write_embedder(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, card: str) -> None:
+def write_embedder(folder: Path, model: Qwen3, tokenizer: Tokenizer) -> None:
     """Writes an embedding model.
 
     Args:
         folder: Made if it is not there; files of the same names are replaced.
         model: Stored in bfloat16, tensor names without a prefix.
         tokenizer: Without an end token; the file gets one.
-        card: The text of `README.md`.
     """
-    _write_common(folder, model, tokenizer, end_id=tokenizer.token_to_id(END_OF_TEXT), prefix="", card=card)
+    _write_common(folder, model, tokenizer, end_id=token_id(tokenizer, END_OF_TEXT), prefix="")
     append_end_token(tokenizer).save(str(folder / "tokenizer.json"), pretty=False)
     _write_json(
         folder / "modules.json",
@@ -76,9 +75,9 @@ def write_embedder(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, card: st
     )
 
 
-def write_reranker(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, card: str) -> None:
+def write_reranker(folder: Path, model: Qwen3, tokenizer: Tokenizer) -> None:
     """Writes a reranker. Arguments as for `write_embedder`; tensor names begin with `model.`, the head is the table."""
-    _write_common(folder, model, tokenizer, end_id=tokenizer.token_to_id(END_OF_TURN), prefix="model.", card=card)
+    _write_common(folder, model, tokenizer, end_id=token_id(tokenizer, END_OF_TURN), prefix="model.")
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     _write_json(
         folder / "modules.json",
@@ -87,7 +86,7 @@ def write_reranker(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, card: st
             ("1_LogitScore", "sentence_transformers.cross_encoder.modules.logit_score.LogitScore"),
         ),
     )
-    yes, no = (tokenizer.token_to_id(answer) for answer in ANSWERS)
+    yes, no = (token_id(tokenizer, answer) for answer in ANSWERS)
     _write_json(folder / "1_LogitScore/config.json", {"true_token_id": yes, "false_token_id": no})
     forward = {"method": "forward", "method_output_name": "logits"}
     _write_json(
@@ -111,9 +110,9 @@ def write_reranker(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, card: st
     (folder / "chat_template.jinja").write_text(_CHAT_TEMPLATE, encoding="utf-8")
 
 
-def _write_common(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, end_id: int, prefix: str, card: str) -> None:
+def _write_common(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, end_id: int, prefix: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    start_id = tokenizer.token_to_id(END_OF_TEXT)
+    start_id = token_id(tokenizer, END_OF_TEXT)
     _write_json(folder / "config.json", _config(model.config, bos_token_id=start_id, eos_token_id=end_id))
     _write_json(folder / "generation_config.json", {"bos_token_id": start_id, "eos_token_id": end_id})
     _write_json(folder / "tokenizer_config.json", _tokenizer_config(tokenizer, model.config))
@@ -124,7 +123,6 @@ def _write_common(folder: Path, model: Qwen3, tokenizer: Tokenizer, *, end_id: i
     weights = folder / "model.safetensors"
     save_file(tensors, weights, metadata={"format": "pt"})
     weights.chmod(0o644)  # safetensors writes for the owner alone
-    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _config(config: Qwen3Config, *, bos_token_id: int, eos_token_id: int) -> dict[str, Any]:
@@ -160,7 +158,7 @@ def _config(config: Qwen3Config, *, bos_token_id: int, eos_token_id: int) -> dic
 def _tokenizer_config(tokenizer: Tokenizer, config: Qwen3Config) -> dict[str, Any]:
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     added = {
-        str(tokenizer.token_to_id(token)): {"content": token, **flags, "special": token in SPECIAL_TOKENS}
+        str(token_id(tokenizer, token)): {"content": token, **flags, "special": token in SPECIAL_TOKENS}
         for token in (*SPECIAL_TOKENS, *THINK_TOKENS)
     }
     return {

@@ -1,4 +1,4 @@
-"""Groups for the reranker: a query, its document, and the documents that an embedding model confuses with it.
+"""Groups for the reranker: a query, its document, and documents that an embedding model confuses with it.
 
 Negatives come from the same block of rows, so nothing is mined ahead of time. A document that is more similar to the
 query than the positive is, by a margin, is left out: it may answer too.
@@ -26,8 +26,10 @@ class GroupSampler:
         tokenizer: Spells the prompts; the corpus' own.
         embed: The embedding model, to find what is confusable.
         queries: Groups in a batch.
-        negatives: Negatives in a group; fewer blocks of small sources are skipped.
+        negatives: Negatives in a group; blocks of sources that have fewer are skipped.
+        pool: They are drawn from so many nearest documents: with the nearest alone, similarity would count against.
         max_document_tokens: Documents are cut to so many tokens.
+        seed: Fixes which of the pool are drawn.
         margin: Documents nearer to the query than its positive by more than this are no negatives.
     """
 
@@ -40,11 +42,14 @@ class GroupSampler:
         *,
         queries: int,
         negatives: int,
+        pool: int,
         max_document_tokens: int,
+        seed: int,
         margin: float = 0.1,
     ) -> None:
         self._sampler, self._corpus, self._tokenizer, self._embed = sampler, corpus, tokenizer, embed
-        self._queries, self._negatives = queries, negatives
+        self._queries, self._negatives, self._pool = queries, negatives, pool
+        self._rng = np.random.default_rng(seed)
         self._max_document_tokens, self._margin = max_document_tokens, margin
         self._head = self._encode(CARD_TEMPLATE.head)
         self._tail = self._encode(CARD_TEMPLATE.tail)
@@ -54,11 +59,11 @@ class GroupSampler:
         prompts: list[list[int]] = []
         while len(prompts) < self._queries * (1 + self._negatives):
             block = self._sampler.draw(block_size)
-            if len(block.numbers) <= self._negatives:
+            if len(block.numbers) <= self._pool:
                 continue
             # One block fills a quarter of the batch, so that a batch mixes sources.
             wanted = max(1, self._queries // 4)
-            for row, negatives in self._hardest(block.queries, block.documents, block.groups)[:wanted]:
+            for row, negatives in self._confusable(block.queries, block.documents, block.groups)[:wanted]:
                 if len(prompts) == self._queries * (1 + self._negatives):
                     break
                 documents = [int(block.numbers[index, 1]) for index in (row, *negatives)]
@@ -68,20 +73,25 @@ class GroupSampler:
         return pack(prompts), labels
 
     @torch.no_grad()
-    def _hardest(self, queries: Texts, documents: Texts, groups: Tensor) -> list[tuple[int, list[int]]]:
-        """For each row that has enough negatives: its number, and the numbers of the nearest of them."""
+    def _confusable(self, queries: Texts, documents: Texts, groups: Tensor) -> list[tuple[int, list[int]]]:
+        """For each row whose pool is full: its number, and the numbers of the negatives drawn from the pool."""
         scores = F.normalize(self._embed(queries), dim=-1) @ F.normalize(self._embed(documents), dim=-1).T
         excluded = groups.unsqueeze(0) == groups.unsqueeze(1)
         excluded |= scores > scores.diagonal().unsqueeze(1) + self._margin
-        scores = scores.masked_fill(excluded, -torch.inf)
-        best = scores.topk(self._negatives, dim=1)
-        enough = best.values.isfinite().all(dim=1).nonzero().flatten().tolist()
-        return [(row, best.indices[row].tolist()) for row in enough]
+        nearest = scores.masked_fill(excluded, -torch.inf).topk(self._pool, dim=1)
+        full = nearest.values.isfinite().all(dim=1).nonzero().flatten().tolist()
+        drawn = [self._rng.choice(self._pool, self._negatives, replace=False) for _ in full]
+        return [
+            (row, nearest.indices[row][torch.from_numpy(places)].tolist())
+            for row, places in zip(full, drawn, strict=True)
+        ]
 
     def _render(self, query: int, documents: list[int]) -> list[list[int]]:
         """One prompt for each document. Stored texts lack the space that a field begins with, so they are respelled."""
         instruction = CARD_TEMPLATE.instruction.format(instruction=DEFAULT_INSTRUCTION)
-        shared = self._head + self._encode(instruction) + self._encode(CARD_TEMPLATE.query.format(query=self._text(query)))
+        shared = (
+            self._head + self._encode(instruction) + self._encode(CARD_TEMPLATE.query.format(query=self._text(query)))
+        )
         return [
             shared
             + self._encode(CARD_TEMPLATE.document.format(document=self._text(document)))[: self._max_document_tokens]

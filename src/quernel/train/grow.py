@@ -3,7 +3,8 @@
 New layers go below the last one, which keeps its job of pooling at the end token. A decoder layer adds to the residual
 stream what `o_proj` and `down_proj` write; with both zero it is the identity, exactly.
 
-Source: "Net2Net" (arXiv 1511.05641), section 2.4, for the idea; zero-initialised residual branches as in arXiv 2003.04887.
+Source: "Net2Net" (arXiv 1511.05641), section 2.4, for the idea; zero-initialised residual branches as
+in arXiv 2003.04887.
 """
 
 from dataclasses import replace

@@ -4,7 +4,7 @@ Everything below is ordinary weights of an ordinary Qwen3; nothing at run time k
 on the prompt `... <Query>: {query}\\n<Document>: {document} ... <think>\\n\\n</think>\\n\\n`:
 
     layer 0  every token attends to the field marker above it (`<Query`, `<Document`) and so learns its field
-    layer 1  every token attends to the query tokens of similar meaning, or, where none is near, to a sink; a document
+    layer 1  every token attends to the query tokens that equal it, or, where there are none, to a sink; a document
              token so gathers the *code* of the query token that it matches (two of 64 buckets a token)
     layer 2  three tokens of the template become carriers. `assistant` gathers the sum of the codes that the document
              found and the weighted codes of the query, and its MLP adds up how much of the query was found:
@@ -23,10 +23,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from quernel.model.config import Qwen3Config
+from quernel.model.layers import DecoderLayer
 from quernel.model.qwen3 import Qwen3
 
 CONTENT = slice(0, 112)
@@ -83,7 +83,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True)
 class Strengths:
-    """How the start weighs its parts; found by trying a few values, and trained afterwards.
+    """How the start weighs its parts; found by trying a few values.
 
     Attributes:
         match_scale: Largest score in layer 1; the higher, the sharper the line between match and no match.
@@ -124,13 +124,20 @@ def start_reranker(
     for name, parameter in model.named_parameters():
         if "norm" not in name:
             parameter.zero_()
-    _fill_table(model.embed_tokens.weight, content, weights, rarity, vocabulary, generator)
+    _fill_table(
+        model.embed_tokens.weight,
+        content=content,
+        weights=weights,
+        rarity=rarity,
+        vocabulary=vocabulary,
+        generator=generator,
+    )
     _mark_fields(_Layer(model, 0))
     _match(_Layer(model, 1), strengths, generator)
     _gather(_Layer(model, 2))
     _compare(_Layer(model, 3), strengths)
-    for layer in model.layers:  # Units that do nothing yet: their output is zero, so training may take them up.
-        for projection in (layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight):
+    for name, projection in model.named_parameters():
+        if "gate_proj" in name or "up_proj" in name:  # Units that do nothing yet: training may take them up.
             idle = projection.abs().sum(dim=1) == 0
             noise = torch.randn(projection.shape, generator=generator) * 0.5 / math.sqrt(config.hidden_size)
             projection[idle] = noise[idle]
@@ -142,6 +149,7 @@ class _Layer:
 
     def __init__(self, model: Qwen3, index: int) -> None:
         layer = model.layers[index]
+        assert isinstance(layer, DecoderLayer)
         attention, head_dim = layer.self_attn, model.config.head_dim
         self.head_dim = head_dim
         self.num_heads = model.config.num_attention_heads
@@ -177,7 +185,13 @@ NORM = 16.0
 
 
 def _fill_table(
-    table: Tensor, content: Tensor, weights: Tensor, rarity: Tensor, vocabulary: Vocabulary, generator: torch.Generator
+    table: Tensor,
+    *,
+    content: Tensor,
+    weights: Tensor,
+    rarity: Tensor,
+    vocabulary: Vocabulary,
+    generator: torch.Generator,
 ) -> None:
     """The token table: what a token means, its code, its weights, and the flags of the template's tokens."""
     table[:, CONTENT] = content
@@ -288,7 +302,12 @@ def _gather(layer: _Layer) -> None:
         layer.k[head, base, CONSTANT] = bias
         layer.k[head, rest, SINK] = 8
 
-    for carrier in (LEXICAL_CARRIER, QUERY_CARRIER, DOCUMENT_CARRIER, READER):  # They follow the document; not part of it.
+    for carrier in (
+        LEXICAL_CARRIER,
+        QUERY_CARRIER,
+        DOCUMENT_CARRIER,
+        READER,
+    ):  # They follow the document; not part of it.
         layer.k[:, first, carrier] = layer.k[:, second, carrier] = -100
 
     layer.v[found, :, FOUND] = torch.eye(NUM_BUCKETS)

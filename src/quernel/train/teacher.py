@@ -107,14 +107,16 @@ def fit_projection(vectors: Floats, width: int, *, flatten: float = 0.0) -> Floa
     sizes, directions = np.linalg.eigh(moments)
     kept, sizes = directions[:, ::-1][:, :width], np.sqrt(np.maximum(sizes[::-1][:width], 0))
     scale = (sizes[0] / np.maximum(sizes, 1e-6 * sizes[0])) ** flatten
-    return (kept * scale).astype(np.float32)
+    projection: Floats = (kept * scale).astype(np.float32)
+    return projection
 
 
 def project(vectors: Floats, projection: Floats) -> Floats:
     """Vectors in the student's space, unit length, `[N, C]`."""
     reduced = vectors @ projection
     lengths: Floats = np.linalg.norm(reduced, axis=1, keepdims=True)
-    return (reduced / np.maximum(lengths, 1e-9)).astype(np.float32)
+    unit: Floats = (reduced / np.maximum(lengths, 1e-9)).astype(np.float32)
+    return unit
 
 
 def token_weights(counts: npt.NDArray[np.int64], *, smoothing: float) -> Tensor:

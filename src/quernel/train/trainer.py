@@ -121,7 +121,7 @@ class EmbeddingObjective:
         if self._targets is not None:
             taught = self._rng.integers(0, len(self._targets.texts), weights.taught)
             texts.append(self._sampler.plain(self._targets.texts[taught]))
-        hidden = self._embed(join(texts)).split([side.num_texts for side in texts])
+        hidden = torch.split(self._embed(join(texts)), [side.num_texts for side in texts])
 
         losses = [
             self._contrast(hidden[2 * index], hidden[2 * index + 1], block.groups, temperature) / weights.blocks
@@ -228,7 +228,8 @@ def train(
         report: Called with a line of progress about every half minute.
     """
     frozen = tuple(frozen)
-    table, others = [], []
+    table: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not any(part in name for part in frozen))
         if parameter.requires_grad:

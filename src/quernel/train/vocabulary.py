@@ -62,7 +62,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
             pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
     num_added = len(SPECIAL_TOKENS) + len(THINK_TOKENS)
     trainer = trainers.BpeTrainer(
@@ -103,3 +103,15 @@ def _prepare(texts: Iterable[str]) -> Iterator[str]:
     for prompt in PROMPTS:
         for _ in range(PROMPT_REPEATS):
             yield prompt
+
+
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token.
+
+    Raises:
+        SettingsError: The vocabulary has no such token: its sample was too small for the words of the prompts.
+    """
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise SettingsError(f"The vocabulary has no token {token!r}.", param="vocab_size", hint="Ask for more tokens.")
+    return int(found)

@@ -1,0 +1,72 @@
+"""Generated data and small settings, with which the whole pipeline runs in half a minute and shows that it runs."""
+
+import gzip
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from quernel.train.settings import BuiltinSettings, RunSettings
+from quernel.train.sources import SUFFIX
+
+_SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "ra", "si", "tu", "ve", "wo", "zy", "gan", "pel", "dor", "mis")
+_NUM_ROWS = 240
+_NUM_TOPICS = 30
+_TASK = "Given a question, retrieve passages that answer the question"
+
+
+def write_smoke_data(folder: Path, *, seed: int = 0) -> None:
+    """Writes four sources of made-up words: two of questions, one of translations, one of judged similarities."""
+    rng = random.Random(seed)
+    topics = [["".join(rng.choices(_SYLLABLES, k=rng.randint(2, 3))) for _ in range(12)] for _ in range(_NUM_TOPICS)]
+
+    def text(topic: int, length: int) -> str:
+        return " ".join(rng.choices(topics[topic], k=length))
+
+    def pair(index: int) -> dict[str, Any]:
+        topic = index % _NUM_TOPICS
+        return {"task": _TASK, "query": text(topic, 4) + "?", "pos": text(topic, 60) + ".", "lang": "en"}
+
+    def translation(index: int) -> dict[str, Any]:
+        english = text(index % _NUM_TOPICS, 8)
+        return {
+            "type": "bitext",
+            "task": "Retrieve the translation",
+            "query": english[::-1],
+            "pos": english,
+            "lang": "xx-en",
+        }
+
+    def judged(index: int) -> dict[str, Any]:
+        topic, other = index % _NUM_TOPICS, rng.randrange(_NUM_TOPICS)
+        return {"type": "sts", "s1": text(topic, 6), "s2": text(other, 6), "score": float(topic == other), "lang": "en"}
+
+    folder.mkdir(parents=True, exist_ok=True)
+    kinds = {
+        "textbook_openstax": pair,
+        "qa_en_medquad": pair,
+        "bitext_tatoeba_small": translation,
+        "sts_train": judged,
+    }
+    for name, make in kinds.items():
+        with gzip.open(folder / f"{name}{SUFFIX}", "wt", encoding="utf-8") as lines:
+            lines.writelines(json.dumps(make(index)) + "\n" for index in range(_NUM_ROWS))
+
+
+def smoke_settings(settings: BuiltinSettings) -> BuiltinSettings:
+    """The given settings, cut to a few small steps; the shape is kept where the reranker's start depends on it."""
+
+    def short(run: RunSettings, layers: int = 0) -> RunSettings:
+        return replace(run, steps=4, blocks=2, pairs=32, max_document_tokens=64, layers=layers)
+
+    return replace(
+        settings,
+        model=replace(settings.model, vocab_size=1024, intermediate_size=512),
+        corpus=replace(settings.corpus, vocabulary_characters=2_000_000),
+        objective=replace(settings.objective, taught=16, judged=16),
+        bag=tuple(short(run) for run in settings.bag),
+        grow=short(settings.grow, layers=1),
+        narrow=replace(settings.narrow, steps=4, blocks=2, pairs=32, max_document_tokens=64),
+        reranker=replace(settings.reranker, steps=2, queries=4, pool=12, max_document_tokens=48),
+    )
