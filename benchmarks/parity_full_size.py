@@ -73,9 +73,9 @@ def main() -> None:
         def load_reference(wanted: torch.dtype) -> transformers.Qwen3Model:
             return transformers.Qwen3Model.from_pretrained(folder, dtype=wanted).eval()
 
-        def time_reference(model: transformers.Qwen3Model) -> float:
+        def time_reference(model: transformers.Qwen3Model) -> tuple[np.ndarray, float]:
             run_reference(model)
-            return timed(lambda: run_reference(model))[1]
+            return timed(lambda: run_reference(model))
 
         def run_reference(model: transformers.Qwen3Model) -> np.ndarray:
             with torch.inference_mode():
@@ -83,7 +83,7 @@ def main() -> None:
             return np.stack(rows)
 
         expected = run_reference(load_reference(torch.float32))
-        reference_seconds = time_reference(load_reference(dtype))
+        same_type, reference_seconds = time_reference(load_reference(dtype))
 
         model, load_seconds = timed(
             lambda: load_model(folder, Qwen3Config.load(folder), dtype=dtype, device=torch.device("cpu"))
@@ -94,7 +94,9 @@ def main() -> None:
         hidden, seconds = timed(lambda: runner.run(paths))
         last_tokens = runner.run([(text[-1:],) for text in texts])
 
-    ours, theirs, alone = (truncate_and_normalise(part, 1024, True) for part in (hidden, expected, last_tokens))
+    ours, theirs, theirs_same_type, alone = (
+        truncate_and_normalise(part, 1024, True) for part in (hidden, expected, same_type, last_tokens)
+    )
     cosines = (ours * theirs).sum(axis=1)
     tokens = sum(map(len, texts))
     peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -102,6 +104,7 @@ def main() -> None:
     for what, value in (
         ("largest difference of unit vectors from transformers float32", f"{np.abs(ours - theirs).max():.2e}"),
         ("smallest cosine to transformers float32", f"{cosines.min():.8f}"),
+        ("the same of transformers in this type", f"{(theirs_same_type * theirs).sum(axis=1).min():.8f}"),
         ("mean cosine to the last token alone (does context matter?)", f"{(ours * alone).sum(axis=1).mean():.3f}"),
         ("load", f"{load_seconds:.1f} s"),
         ("Quernel, one packed batch", f"{tokens / seconds:.0f} tokens/s"),
