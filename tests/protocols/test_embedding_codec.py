@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quernel.errors import EmptyInputError, InternalError, InvalidRequestError, TokenIdRangeError
-from quernel.protocols.fields import RequestBody
+from quernel.protocols.fields import MAX_INPUTS, RequestBody
 from quernel.protocols.openai import (
-    MAX_INPUTS,
     EmbeddingBody,
     EmbeddingCall,
     EmbeddingReply,
@@ -22,7 +21,7 @@ from quernel.protocols.openai import (
     encode_embedding_response,
     encode_models,
 )
-from quernel.protocols.vectors import VectorEncoding
+from quernel.protocols.vectors import OutputDtype, VectorEncoding, dequantise, quantise
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
 from quernel.types import EmbeddingRequest, EmbeddingResult, InputType, Truncate
 
@@ -38,7 +37,14 @@ requests = st.builds(
     normalize=st.none() | st.booleans(),
     truncate=st.sampled_from(Truncate),
 )
-calls = st.builds(EmbeddingCall, request=requests, model=st.none() | texts, encoding=st.sampled_from(VectorEncoding))
+calls = st.builds(
+    EmbeddingCall,
+    request=requests,
+    model=st.none() | texts,
+    encoding=st.sampled_from(VectorEncoding),
+    dtype=st.sampled_from(OutputDtype),
+)
+ANY = EmbeddingRequest(inputs=["any"])
 finite_floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
 
@@ -57,14 +63,22 @@ def body(**fields):
     return orjson.dumps(fields)
 
 
-@given(calls)
+def offered(call):
+    request = call.request
+    bits = request.dimensions is None or request.dimensions % 8 == 0
+    return call.dtype is OutputDtype.FLOAT or (request.normalize is not False and bits)
+
+
+@given(calls.filter(offered))
 def test_a_request_survives_the_wire(call):
     assert decode_embedding_request(encode_embedding_request(call)) == call
 
 
 @given(results(), st.sampled_from(VectorEncoding))
 def test_a_result_survives_the_wire_to_the_last_bit(result, encoding):
-    decoded = decode_embedding_response(encode_embedding_response(result, encoding))
+    decoded = decode_embedding_response(
+        encode_embedding_response(result, EmbeddingCall(request=ANY, encoding=encoding))
+    )
     np.testing.assert_array_equal(decoded.vectors, result.vectors)
     assert decoded.vectors.dtype == np.float32
     assert (decoded.num_tokens, decoded.truncated, decoded.model) == (
@@ -76,7 +90,7 @@ def test_a_result_survives_the_wire_to_the_last_bit(result, encoding):
 
 @given(results(), st.sampled_from(VectorEncoding))
 def test_a_reply_has_no_field_that_its_schema_lacks(result, encoding):
-    reply = orjson.loads(encode_embedding_response(result, encoding))
+    reply = orjson.loads(encode_embedding_response(result, EmbeddingCall(request=ANY, encoding=encoding)))
     assert set(reply) <= set(EmbeddingReply.__struct_fields__)
     msgspec.convert(reply, EmbeddingReply)
 
@@ -85,7 +99,7 @@ def test_base64_is_little_endian_float32():
     result = EmbeddingResult(
         vectors=np.array([[1.0, -2.5]], dtype=np.float32), num_tokens=(1,), truncated=(False,), model="m"
     )
-    reply = orjson.loads(encode_embedding_response(result, VectorEncoding.BASE64))
+    reply = orjson.loads(encode_embedding_response(result, EmbeddingCall(request=ANY, encoding=VectorEncoding.BASE64)))
     assert base64.b64decode(reply["data"][0]["embedding"]) == bytes.fromhex("0000803f 000020c0")
 
 
@@ -99,7 +113,9 @@ def test_vectors_of_any_memory_layout_are_written_alike(layout, encoding):
         "float64": plain.astype(np.float64),
     }[layout]
     result = EmbeddingResult(vectors=vectors, num_tokens=(1,) * 3, truncated=(False,) * 3, model="m")
-    decoded = decode_embedding_response(encode_embedding_response(result, encoding))
+    decoded = decode_embedding_response(
+        encode_embedding_response(result, EmbeddingCall(request=ANY, encoding=encoding))
+    )
     np.testing.assert_array_equal(decoded.vectors, plain)
 
 
@@ -147,6 +163,26 @@ def test_input_has_four_forms(given_input, inputs):
         ({"input": "a", "model": 7}, InvalidRequestError, "model", "int"),
         ({"input": "a", "instruction": ["x"]}, InvalidRequestError, "instruction", "array"),
         ({"input": "a", "instruction": "x", "input_type": "document"}, InvalidRequestError, "instruction", "document"),
+        ({"input": ["a", {"image": "b"}]}, InvalidRequestError, "input[1].image", "not a field"),
+        ({"input": [{"text": "a"}, [1]]}, InvalidRequestError, "input[1]", "an array, but input[0] is a string"),
+        ({"input": "a", "late_chunking": True}, InvalidRequestError, "late_chunking", "last token"),
+        ({"input": "a", "task": "retrieval"}, InvalidRequestError, "task", "retrieval.query, retrieval.passage"),
+        ({"input": "a", "task": "retrieval.query", "input_type": "document"}, InvalidRequestError, "task", "but task"),
+        ({"input": "a", "dimensions": 64, "output_dimension": 32}, InvalidRequestError, "output_dimension", "says 32"),
+        ({"input": "a", "output_dtype": "int4"}, InvalidRequestError, "output_dtype", "float, int8, uint8"),
+        ({"input": "a", "output_dtype": "int8", "normalize": False}, InvalidRequestError, "normalize", "length"),
+        (
+            {"input": "a", "output_dtype": "binary", "dimensions": 36},
+            InvalidRequestError,
+            "dimensions",
+            "multiple of 8",
+        ),
+        (
+            {"input": "a", "embedding_type": "binary", "output_dtype": "int8"},
+            InvalidRequestError,
+            "output_dtype",
+            "int8",
+        ),
         ({"input": "a", "dimension": 64}, InvalidRequestError, "dimension", "Did you mean dimensions?"),
         ({"input": "a", "temperature": 1}, InvalidRequestError, "temperature", "not a field"),
         (
@@ -163,6 +199,52 @@ def test_a_wrong_field_is_named(fields, error, param, says):
     assert type(caught.value) is error
     assert caught.value.param == param
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "input_type", "instructed"),
+    [
+        ("retrieval.query", InputType.QUERY, False),
+        ("retrieval.passage", InputType.DOCUMENT, False),
+        ("text-matching", InputType.QUERY, True),
+        ("classification", InputType.QUERY, True),
+        ("separation", InputType.QUERY, True),
+    ],
+)
+def test_a_task_of_jina_is_an_input_type_or_an_instruction(task, input_type, instructed):
+    request = decode_embedding_request(body(input="a", task=task)).request
+    assert (request.input_type, request.instruction is not None) == (input_type, instructed)
+    if instructed:
+        own = decode_embedding_request(body(input="a", task=task, instruction="Mine.")).request
+        assert own.instruction == "Mine."
+
+
+@pytest.mark.parametrize(
+    ("fields", "same"),
+    [
+        ({"truncation": True}, {"truncate": "end"}),
+        ({"output_dimension": 64}, {"dimensions": 64}),
+        ({"normalized": True}, {"normalize": True}),
+        ({"embedding_type": "base64"}, {"encoding_format": "base64"}),
+        ({"embedding_type": "ubinary"}, {"output_dtype": "ubinary"}),
+        ({"late_chunking": False}, {}),
+        ({"input": [{"text": "a"}, "b"]}, {"input": ["a", "b"]}),
+    ],
+)
+def test_words_of_other_vendors_mean_ours(fields, same):
+    assert decode_embedding_request(body(**{"input": "a"} | fields)) == decode_embedding_request(
+        body(**{"input": "a"} | same)
+    )
+
+
+@pytest.mark.parametrize("encoding", VectorEncoding)
+@pytest.mark.parametrize("dtype", OutputDtype)
+def test_numbers_of_any_kind_survive_the_wire(dtype, encoding):
+    vectors = np.random.default_rng(7).standard_normal((3, 64)).astype(np.float32)
+    result = EmbeddingResult(vectors=vectors, num_tokens=(1,) * 3, truncated=(False,) * 3, model="m")
+    reply = encode_embedding_response(result, EmbeddingCall(request=ANY, encoding=encoding, dtype=dtype))
+    expected = dequantise(quantise(vectors, dtype), dtype)
+    np.testing.assert_array_equal(decode_embedding_response(reply, dtype=dtype).vectors, expected)
 
 
 @pytest.mark.parametrize(

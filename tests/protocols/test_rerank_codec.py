@@ -99,6 +99,22 @@ def test_documents_are_repeated_only_when_asked_for(pair):
         assert row.get("document") == expected
 
 
+@given(answered())
+def test_clients_of_voyage_find_the_same_rows_under_data(pair):
+    call, result = pair
+    reply = orjson.loads(encode_rerank_response(result, call, request_id="r"))
+    plain = [row | ({"document": row["document"]["text"]} if "document" in row else {}) for row in reply["results"]]
+    assert reply["data"] == plain
+    voyage = orjson.dumps({name: reply[name] for name in ("object", "data", "model", "usage", "num_tokens")})
+    assert decode_rerank_response(voyage, call).results == decode_rerank_response(orjson.dumps(reply), call).results
+
+
+def test_top_k_is_top_n_and_a_boolean_may_be_a_string():
+    call = decode_rerank_request(body(top_k=1, return_documents="true", provider={"order": []}, return_len=True))
+    assert (call.request.top_n, call.return_documents) == (1, True)
+    assert not decode_rerank_request(body(return_documents="false")).return_documents
+
+
 def test_documents_may_be_texts_or_objects():
     call = decode_rerank_request(body(documents=["a", {"text": "b"}, ""]))
     assert call.request.documents == ["a", "b", ""]
@@ -119,7 +135,9 @@ def test_documents_may_be_texts_or_objects():
         ({"top_n": "3"}, InvalidRequestError, "top_n"),
         ({"max_tokens_per_doc": 0}, InvalidRequestError, "max_tokens_per_doc"),
         ({"raw_scores": "yes"}, InvalidRequestError, "raw_scores"),
-        ({"top_k": 3}, InvalidRequestError, "top_k"),
+        ({"top_p": 3}, InvalidRequestError, "top_p"),
+        ({"top_n": 2, "top_k": 3}, InvalidRequestError, "top_k"),
+        ({"return_documents": "yes"}, InvalidRequestError, "return_documents"),
         ({"truncate": "error", "truncation": True}, InvalidRequestError, "truncation"),
     ],
 )

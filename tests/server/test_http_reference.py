@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from quernel.errors import InvalidRequestError, ModelLoadError, QuernelError, SettingsError
+from quernel.protocols.cohere import CohereEmbedBody, CohereEmbedReply, CohereRerankBody, CohereRerankReply
 from quernel.protocols.error_body import error_type
 from quernel.protocols.openai import EmbeddingBody, EmbeddingReply
 from quernel.protocols.rerank import RerankBody, RerankReply
@@ -57,7 +58,7 @@ def test_routes_name_only_errors_that_the_table_has():
 
 def test_every_route_that_takes_a_body_can_refuse_it():
     for endpoint in ENDPOINTS:
-        assert (endpoint.body is not None) == (InvalidRequestError in endpoint.errors)
+        assert bool(endpoint.body) == (InvalidRequestError in endpoint.errors)
 
 
 def test_the_table_of_routes_is_that_of_the_server():
@@ -70,6 +71,8 @@ def test_the_table_of_routes_is_that_of_the_server():
     [
         ("`POST /v1/embeddings`", EmbeddingBody, EmbeddingReply),
         ("`POST /v1/rerank`", RerankBody, RerankReply),
+        ("`POST /v2/embed`", CohereEmbedBody, CohereEmbedReply),
+        ("`POST /v2/rerank`", CohereRerankBody, CohereRerankReply),
     ],
 )
 def test_the_tables_of_fields_are_those_of_the_codec(title, body, reply):

@@ -46,7 +46,7 @@ TRIALS = {
 @quiet_option
 @settings_options("server", "load", "engine")
 def command(*, models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any) -> None:
-    """Answer embedding and rerank requests over HTTP, in the forms of OpenAI and of Jina and Cohere v1.
+    """Answer embedding and rerank requests over HTTP, in the forms of OpenAI, Cohere, Jina and Voyage.
 
     \b
     quernel serve

@@ -90,8 +90,9 @@ class Scheduler:
     """A bounded queue of jobs, handed out as batches of at most `max_batch_tokens`.
 
     Two lanes. Jobs of at most `max_interactive_tokens` come first, in the order of arrival, and may interrupt a batch
-    of others. Larger jobs take turns: one that is not through after a batch goes to the end, and waits anew. A large job that has waited `max_wait_seconds` for its turn goes
-    before everything, so a stream of small ones cannot hold it up for ever.
+    of others. Larger jobs take turns: one that is not through after a batch goes to the end, and waits anew. A large
+    job that has waited `max_wait_seconds` for its turn goes before everything, so a stream of small ones cannot hold
+    it up for ever.
 
     Times are seconds on any clock that the caller likes, as long as it is one.
     """

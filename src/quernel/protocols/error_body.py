@@ -1,15 +1,18 @@
-"""Errors on the wire, as OpenAI has them, with the message once more at the top, where Cohere's clients look.
+"""Errors on the wire: one body in which the clients of most vendors find what they look for, and what a dialect is.
 
     {"error": {"message": "...", "type": "invalid_request_error", "param": "dimensions", "code": "invalid_dimensions"},
-     "message": "..."}
+     "message": "...", "detail": "..."}
 
+`error` is OpenAI's, vLLM's and mistral.rs's place; Cohere's clients look at `message`, Voyage's and Jina's at `detail`.
 `code` is the stable name of the error (`quernel.errors`), `type` OpenAI's coarser one, which follows from the status.
 
-Source: https://platform.openai.com/docs/guides/error-codes, https://docs.cohere.com/reference/errors.
+Source: https://platform.openai.com/docs/guides/error-codes, https://docs.cohere.com/reference/errors,
+`handle_error_response` of https://github.com/voyage-ai/voyageai-python.
 """
 
-from collections.abc import Iterator, Mapping
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
@@ -38,7 +41,8 @@ class ErrorReply(Struct, kw_only=True):
     """An error."""
 
     error: ErrorDetail | str | None = None
-    message: str = ""
+    message: Annotated[str, Meta(description="The message once more.")] = ""
+    detail: Annotated[str, Meta(description="The message once more.")] = ""
 
 
 def error_type(status: int) -> str:
@@ -51,12 +55,39 @@ def encode_error_body(message: str, *, status: int, code: str, param: str | None
     if len(message) > MAX_MESSAGE:
         message = message[:MAX_MESSAGE] + " ..."
     detail = {"message": message, "type": error_type(status), "param": param and param[:MAX_PARAM], "code": code}
-    return encode_body({"error": detail, "message": message})
+    return encode_body({"error": detail, "message": message, "detail": message})
 
 
 def encode_error(error: QuernelError) -> bytes:
     """The body for an error; its status is `error.status`."""
     return encode_error_body(str(error), status=error.status, code=error.code, param=error.param)
+
+
+class ErrorEncoder(Protocol):
+    """What writes an error's body."""
+
+    def __call__(self, message: str, *, status: int, code: str, param: str | None = None) -> bytes:
+        """The body; `status` and `code` are ours, whatever the dialect makes of them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDialect:
+    """How errors are answered on some routes.
+
+    Attributes:
+        shape: Shape of the body.
+        status: The status for an error of this status and code of ours.
+        encode: Its body.
+    """
+
+    shape: type[Struct]
+    status: Callable[[int, str], int]
+    encode: ErrorEncoder
+
+
+UNION = ErrorDialect(shape=ErrorReply, status=lambda status, code: status, encode=encode_error_body)
+"""The body above, with the status of the error: for every route that does not say otherwise."""
 
 
 def decode_error(status: int, body: bytes) -> QuernelError:
@@ -66,7 +97,7 @@ def decode_error(status: int, body: bytes) -> QuernelError:
     except InternalError:
         reply = ErrorReply()
     detail = reply.error if isinstance(reply.error, ErrorDetail) else ErrorDetail(message=reply.error or "")
-    message = detail.message or reply.message or f"The server answered with status {status}."
+    message = detail.message or reply.message or reply.detail or f"The server answered with status {status}."
     classes = {cls.code: cls for cls in _tree(QuernelError)}
     return classes.get(detail.code or "", _class_for(status))(message, param=detail.param)
 

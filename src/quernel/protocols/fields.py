@@ -1,12 +1,20 @@
 """Fields that several wire formats share: how a cut is asked for, how tokens are reported, what is ignored."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct
 
-from quernel.errors import InvalidRequestError
-from quernel.types import Truncate
+from quernel.errors import EmptyInputError, InvalidRequestError, TokenIdRangeError
+from quernel.types import EmbeddingInput, Truncate
+
+T = TypeVar("T")
+
+MAX_INPUTS = 2048
+"""Texts in one embedding request. OpenAI's own limit, to which its clients cut their batches."""
+
+MAX_TOKEN_ID = 2**32 - 1
+"""Largest id that can be any model's; the model has its own, smaller, limit."""
 
 Ignored = Annotated[Any, Meta(description="Accepted because clients send it; changes nothing.")]
 
@@ -44,6 +52,18 @@ class RequestBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_field
     request_id: Ignored = None
 
 
+class TextBody(Struct, forbid_unknown_fields=True):
+    """A text as an object."""
+
+    text: str
+
+
+WireInputs = str | list[str | int | list[int] | TextBody]
+"""Texts as vendors have them: one, several, the ids of one, the ids of several; and objects that hold a text."""
+
+JSON_NAMES = {str: "a string", int: "an integer", list: "an array"}
+
+
 class Usage(Struct, kw_only=True, frozen=True):
     """Tokens that the model read: prompts, texts and end tokens."""
 
@@ -63,17 +83,78 @@ def decode_truncate(**spellings: Truncate | bool | None) -> Truncate:
     Raises:
         InvalidRequestError: Two names say different things.
     """
-    meanings = {name: _meaning(value) for name, value in spellings.items() if value is not None}
-    if len(set(meanings.values())) > 1:
-        said = " but ".join(f"{name} says {meaning}" for name, meaning in meanings.items())
-        raise InvalidRequestError(f"{said}.", param=next(reversed(meanings)), hint="Send one of them.")
-    return next(iter(meanings.values()), Truncate.ERROR)
+    return decode_alias(**{name: _meaning(value) for name, value in spellings.items()}) or Truncate.ERROR
 
 
-def _meaning(value: Truncate | bool) -> Truncate:
+def _meaning(value: Truncate | bool | None) -> Truncate | None:
     if isinstance(value, bool):
         return Truncate.END if value else Truncate.ERROR
     return value
+
+
+def decode_alias(**spellings: T | None) -> T | None:
+    """What a field and its other names say; `None` where none is given.
+
+    Raises:
+        InvalidRequestError: Two names say different things.
+    """
+    said = {name: value for name, value in spellings.items() if value is not None}
+    if len(set(said.values())) > 1:
+        contradiction = " but ".join(f"{name} says {value}" for name, value in said.items())
+        raise InvalidRequestError(f"{contradiction}.", param=next(reversed(said)), hint="Send one of them.")
+    return next(iter(said.values()), None)
+
+
+def decode_inputs(wire: WireInputs, field: str) -> Sequence[EmbeddingInput]:
+    """The texts of a field, whichever of its forms it has.
+
+    Raises:
+        EmptyInputError: There are none.
+        InvalidRequestError: A mixed or too long list.
+        TokenIdRangeError: An id that no model can have.
+    """
+    if isinstance(wire, str):
+        return [wire]
+    elements = [element.text if isinstance(element, TextBody) else element for element in wire]
+    expected = type(elements[0]) if elements else str
+    for index, element in enumerate(elements):
+        if type(element) is not expected:
+            raise InvalidRequestError(
+                f"{field}[{index}] is {JSON_NAMES[type(element)]}, but {field}[0] is {JSON_NAMES[expected]}.",
+                param=f"{field}[{index}]",
+                hint="Send texts alone, or token ids alone.",
+            )
+    inputs: list[Any] = [elements] if expected is int else elements
+    check_count(len(inputs), field)
+    if expected is not str:
+        _check_ids(inputs, field)
+    return inputs
+
+
+def check_count(count: int, field: str) -> None:
+    """Refuse a list of texts that is empty or too long.
+
+    Raises:
+        EmptyInputError: It is empty.
+        InvalidRequestError: It is longer than a request takes.
+    """
+    if not count:
+        raise EmptyInputError(
+            f"{field} holds no texts.", param=field, hint="Send at least one text; an empty string is allowed."
+        )
+    if count > MAX_INPUTS:
+        raise InvalidRequestError(
+            f"{field} holds {count} texts, but a request takes {MAX_INPUTS}.",
+            param=field,
+            hint="Send them in several requests.",
+        )
+
+
+def _check_ids(rows: Sequence[Sequence[int]], field: str) -> None:
+    for index, ids in enumerate(rows):
+        if ids and (min(ids) < 0 or max(ids) > MAX_TOKEN_ID):
+            wrong = next(token for token in ids if not 0 <= token <= MAX_TOKEN_ID)
+            raise TokenIdRangeError(f"{field}[{index}] holds {wrong}, which is no token id.", param=field)
 
 
 def encode_tokens(num_tokens: Sequence[int], truncated: Sequence[bool]) -> dict[str, Any]:
@@ -88,13 +169,13 @@ def encode_tokens(num_tokens: Sequence[int], truncated: Sequence[bool]) -> dict[
 
 
 def decode_tokens(
-    usage: Usage, num_tokens: Sequence[int] | None, truncated: Sequence[int], count: int
+    total: int, num_tokens: Sequence[int] | None, truncated: Sequence[int], count: int
 ) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """Tokens of each of `count` texts, and whether each was cut.
 
     A server that only reports a total has it spread evenly, so that the sum is right and the shares are a guess.
     """
     if num_tokens is None:
-        share, rest = divmod(usage.total_tokens, count) if count else (0, 0)
+        share, rest = divmod(total, count) if count else (0, 0)
         num_tokens = [share + (index < rest) for index in range(count)]
     return tuple(num_tokens), tuple(index in truncated for index in range(count))

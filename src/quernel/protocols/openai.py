@@ -1,50 +1,84 @@
-"""OpenAI's embeddings and models, with Quernel's additions.
+"""`/v1/embeddings` and `/v1/models` as OpenAI has them, with what Jina, Voyage and mistral.rs add on the same path.
 
-Request fields of OpenAI: `input`, `model`, `dimensions`, `encoding_format`, `user`. Quernel's own: `instruction`,
-`input_type`, `prompt_name`, `truncate` (alias `truncate_sequence`, as mistral.rs has it), `normalize`. The reply has
-OpenAI's fields, and `num_tokens` and `truncated` at its top, where OpenAI's clients pass over them.
+Request fields of OpenAI: `input`, `model`, `dimensions`, `encoding_format`, `user`. Of Voyage: `input_type`,
+`truncation`, `output_dimension`, `output_dtype`. Of Jina: `task`, `normalized`, `embedding_type`, `late_chunking`
+(which is refused), objects `{"text": ...}` in `input`. Of mistral.rs: `truncate_sequence`. Quernel's own:
+`instruction`, `prompt_name`, `truncate` (Jina's too, as a boolean), `normalize`. The reply has OpenAI's fields, and
+`num_tokens` and `truncated` at its top, where clients pass over them.
 
 Source: https://platform.openai.com/docs/api-reference/embeddings and .../models; what the Python client sends and reads
 is in `openai/lib/_parsing/_embeddings.py` of https://github.com/openai/openai-python.
+https://docs.voyageai.com/reference/embeddings-api, https://jina.ai/embeddings (API),
+`mistralrs-server-core/src/openai.rs` of https://github.com/EricLBuehler/mistral.rs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from quernel.errors import InvalidRequestError, TokenIdRangeError
+from quernel.errors import InvalidRequestError
 from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
 from quernel.protocols.fields import (
+    MAX_INPUTS,
     CutInputs,
     RequestBody,
     TokensPerInput,
+    TruncateAlias,
     Usage,
+    WireInputs,
+    decode_alias,
+    decode_inputs,
     decode_tokens,
     decode_truncate,
     encode_tokens,
 )
-from quernel.protocols.vectors import VectorEncoding, WireVector, decode_vectors, encode_vectors
-from quernel.types import EmbeddingInput, EmbeddingRequest, EmbeddingResult, InputType, ModelInfo, ModelKind, Truncate
+from quernel.protocols.tasks import JINA_TASKS, JinaTask
+from quernel.protocols.vectors import (
+    BITS_PER_BYTE,
+    OutputDtype,
+    VectorEncoding,
+    WireVector,
+    decode_vectors,
+    encode_vectors,
+)
+from quernel.types import EmbeddingRequest, EmbeddingResult, InputType, ModelInfo, ModelKind, Truncate
 
-MAX_INPUTS = 2048
-"""Texts in one request. OpenAI's own limit, to which its clients cut their batches."""
+BINARY_DTYPES = (OutputDtype.BINARY, OutputDtype.UBINARY)
 
-MAX_TOKEN_ID = 2**32 - 1
-"""Largest id that can be any model's; the model has its own, smaller, limit."""
 
-JSON_NAMES = {str: "a string", int: "an integer", list: "an array"}
+class EmbeddingType(StrEnum):
+    """How a vector is written, in Jina's words: the kind of its numbers, or base64 of float32."""
+
+    FLOAT = "float"
+    BASE64 = "base64"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    BINARY = "binary"
+    UBINARY = "ubinary"
+
+
+EMBEDDING_TYPES: Mapping[EmbeddingType, tuple[OutputDtype, VectorEncoding]] = {
+    EmbeddingType.FLOAT: (OutputDtype.FLOAT, VectorEncoding.FLOAT),
+    EmbeddingType.BASE64: (OutputDtype.FLOAT, VectorEncoding.BASE64),
+    EmbeddingType.INT8: (OutputDtype.INT8, VectorEncoding.FLOAT),
+    EmbeddingType.UINT8: (OutputDtype.UINT8, VectorEncoding.FLOAT),
+    EmbeddingType.BINARY: (OutputDtype.BINARY, VectorEncoding.FLOAT),
+    EmbeddingType.UBINARY: (OutputDtype.UBINARY, VectorEncoding.FLOAT),
+}
 
 
 class EmbeddingBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """Texts to turn into vectors."""
 
     input: Annotated[
-        str | list[str | int | list[int]],
+        WireInputs,
         Meta(
             description="A text, a list of texts, the token ids of one text, or a list of such id lists; not mixed. "
-            f"At most {MAX_INPUTS} texts. An empty text is its end token alone.",
+            f'A text may be an object `{{"text": ...}}`. At most {MAX_INPUTS} texts. '
+            "An empty text is its end token alone.",
             examples=[["Paris is the capital of France.", "Bananas are yellow."]],
         ),
     ]
@@ -53,15 +87,35 @@ class EmbeddingBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknow
     ] = None
     encoding_format: Annotated[
         VectorEncoding | None,
-        Meta(description="JSON numbers (`float`, the default) or base64 of little-endian float32 (`base64`)."),
+        Meta(description="JSON numbers (`float`, the default) or base64 of the little-endian bytes (`base64`)."),
     ] = None
+    output_dtype: Annotated[
+        OutputDtype | None,
+        Meta(description="float32 (`float`, the default), 8 bits a number, or 1 bit a number, 8 of them to a byte."),
+    ] = None
+    embedding_type: Annotated[
+        EmbeddingType | None, Meta(description="Jina's word for `output_dtype` and `encoding_format` together.")
+    ] = None
+    output_dimension: Annotated[int | None, Meta(description="Another name of `dimensions`.")] = None
     input_type: Annotated[
         InputType | None,
         Meta(description="`query` puts the model's default instruction before the text, `document` nothing."),
     ] = None
+    task: Annotated[
+        JinaTask | None,
+        Meta(
+            description="Jina's word for the purpose: `retrieval.query` and `retrieval.passage` are the two of "
+            "`input_type`, the others put an instruction before every text."
+        ),
+    ] = None
     prompt_name: Annotated[str | None, Meta(description="A prompt named in the model's own files.")] = None
     normalize: Annotated[
         bool | None, Meta(description="Whether vectors have length 1; by default as the model's files say.")
+    ] = None
+    normalized: Annotated[bool | None, Meta(description="Another name of `normalize`.")] = None
+    truncation: TruncateAlias = None
+    late_chunking: Annotated[
+        bool | None, Meta(description="Refused unless `false`: these models read a text from its last token.")
     ] = None
 
 
@@ -92,11 +146,13 @@ class EmbeddingCall:
         request: What to embed.
         model: The name that was asked for; `None` where there was none.
         encoding: How the vectors of the reply are written.
+        dtype: What numbers they are made of.
     """
 
     request: EmbeddingRequest
     model: str | None = None
     encoding: VectorEncoding = VectorEncoding.FLOAT
+    dtype: OutputDtype = OutputDtype.FLOAT
 
 
 def decode_embedding_request(body: bytes) -> EmbeddingCall:
@@ -108,19 +164,72 @@ def decode_embedding_request(body: bytes) -> EmbeddingCall:
         TokenIdRangeError: An id that no model can have.
     """
     wire = decode_request_body(body, EmbeddingBody)
+    if wire.late_chunking:
+        raise InvalidRequestError(
+            "late_chunking is not offered: it averages the tokens of each chunk, but Qwen3 models are read at the last "
+            "token of a text, so chunks of one pass would not be the vectors that the model was trained to give.",
+            param="late_chunking",
+            hint="Leave it out; each text is embedded by itself.",
+        )
+    task = JINA_TASKS[wire.task] if wire.task else None
+    dtype, encoding = _decode_numbers(wire)
+    normalize = decode_alias(normalize=wire.normalize, normalized=wire.normalized)
+    dimensions = decode_alias(dimensions=wire.dimensions, output_dimension=wire.output_dimension)
+    check_dtype(dtype, dimensions=dimensions, normalize=normalize)
     return EmbeddingCall(
         request=EmbeddingRequest(
-            inputs=_inputs(wire.input),
-            instruction=wire.instruction,
-            input_type=wire.input_type,
+            inputs=decode_inputs(wire.input, "input"),
+            instruction=task.instruction if task and wire.instruction is None else wire.instruction,
+            input_type=decode_alias(input_type=wire.input_type, task=task.input_type if task else None),
             prompt_name=wire.prompt_name,
-            dimensions=wire.dimensions,
-            normalize=wire.normalize,
-            truncate=decode_truncate(truncate=wire.truncate, truncate_sequence=wire.truncate_sequence),
+            dimensions=dimensions,
+            normalize=normalize,
+            truncate=decode_truncate(
+                truncate=wire.truncate, truncate_sequence=wire.truncate_sequence, truncation=wire.truncation
+            ),
         ),
         model=wire.model,
-        encoding=wire.encoding_format or VectorEncoding.FLOAT,
+        encoding=encoding,
+        dtype=dtype,
     )
+
+
+def _decode_numbers(wire: EmbeddingBody) -> tuple[OutputDtype, VectorEncoding]:
+    """How the reply's vectors are written, in either vendor's words."""
+    if wire.embedding_type is None:
+        return wire.output_dtype or OutputDtype.FLOAT, wire.encoding_format or VectorEncoding.FLOAT
+    dtype, encoding = EMBEDDING_TYPES[wire.embedding_type]
+    for name, said, meant in (
+        ("output_dtype", wire.output_dtype, dtype),
+        ("encoding_format", wire.encoding_format, encoding),
+    ):
+        if said not in (None, meant):
+            raise InvalidRequestError(
+                f"embedding_type is {wire.embedding_type}, but {name} says {said}.",
+                param=name,
+                hint="Send embedding_type alone, or the other two.",
+            )
+    return dtype, encoding
+
+
+def check_dtype(dtype: OutputDtype, *, dimensions: int | None, normalize: bool | None) -> None:
+    """Refuse what numbers of `dtype` cannot hold.
+
+    Raises:
+        InvalidRequestError: Vectors that are not to have length 1, or bits that do not fill their last byte.
+    """
+    if dtype is not OutputDtype.FLOAT and normalize is False:
+        raise InvalidRequestError(
+            f"Vectors as {dtype} lose their length, but normalize is false.",
+            param="normalize",
+            hint="Leave it out, or ask for float.",
+        )
+    if dtype in BINARY_DTYPES and dimensions is not None and dimensions % BITS_PER_BYTE:
+        raise InvalidRequestError(
+            f"dimensions is {dimensions}, but {dtype} packs eight numbers to a byte.",
+            param="dimensions",
+            hint="Send a multiple of 8.",
+        )
 
 
 def encode_embedding_request(call: EmbeddingCall) -> bytes:
@@ -137,13 +246,14 @@ def encode_embedding_request(call: EmbeddingCall) -> bytes:
         "normalize": request.normalize,
         "truncate": None if request.truncate is Truncate.ERROR else request.truncate,
         "encoding_format": call.encoding,
+        "output_dtype": None if call.dtype is OutputDtype.FLOAT else call.dtype,
     }
     return encode_body({name: value for name, value in fields.items() if value is not None})
 
 
-def encode_embedding_response(result: EmbeddingResult, encoding: VectorEncoding) -> bytes:
-    """The reply with the vectors of `result`."""
-    rows = encode_vectors(result.vectors, encoding)
+def encode_embedding_response(result: EmbeddingResult, call: EmbeddingCall) -> bytes:
+    """The reply to `call` with the vectors of `result`."""
+    rows = encode_vectors(result.vectors, call.encoding, call.dtype)
     return encode_body(
         {
             "object": "list",
@@ -154,52 +264,21 @@ def encode_embedding_response(result: EmbeddingResult, encoding: VectorEncoding)
     )
 
 
-def decode_embedding_response(body: bytes) -> EmbeddingResult:
-    """The vectors of a reply, in the order of the request's texts.
+def decode_embedding_response(body: bytes, *, dtype: OutputDtype = OutputDtype.FLOAT) -> EmbeddingResult:
+    """The vectors of a reply, in the order of the request's texts; those that its numbers stand for, if not float32.
 
     Raises:
         InternalError: The reply cannot be read.
     """
     reply = decode_reply_body(body, EmbeddingReply)
     rows = sorted(reply.data, key=lambda row: row.index)
-    num_tokens, truncated = decode_tokens(reply.usage, reply.num_tokens, reply.truncated, len(rows))
+    num_tokens, truncated = decode_tokens(reply.usage.total_tokens, reply.num_tokens, reply.truncated, len(rows))
     return EmbeddingResult(
-        vectors=decode_vectors([row.embedding for row in rows]),
+        vectors=decode_vectors([row.embedding for row in rows], dtype),
         num_tokens=num_tokens,
         truncated=truncated,
         model=reply.model,
     )
-
-
-def _inputs(wire: str | list[str | int | list[int]]) -> Sequence[EmbeddingInput]:
-    """The texts of `input`, whichever of its four forms it has."""
-    if isinstance(wire, str):
-        return [wire]
-    expected = type(wire[0]) if wire else str
-    for index, element in enumerate(wire):
-        if type(element) is not expected:
-            raise InvalidRequestError(
-                f"input[{index}] is {JSON_NAMES[type(element)]}, but input[0] is {JSON_NAMES[expected]}.",
-                param=f"input[{index}]",
-                hint="Send texts alone, or token ids alone.",
-            )
-    inputs: list[Any] = [wire] if expected is int else wire
-    if len(inputs) > MAX_INPUTS:
-        raise InvalidRequestError(
-            f"input holds {len(inputs)} texts, but a request takes {MAX_INPUTS}.",
-            param="input",
-            hint="Send them in several requests.",
-        )
-    if expected is not str:
-        _check_ids(inputs)
-    return inputs
-
-
-def _check_ids(rows: Sequence[Sequence[int]]) -> None:
-    for index, ids in enumerate(rows):
-        if ids and (min(ids) < 0 or max(ids) > MAX_TOKEN_ID):
-            wrong = next(token for token in ids if not 0 <= token <= MAX_TOKEN_ID)
-            raise TokenIdRangeError(f"input[{index}] holds {wrong}, which is no token id.", param="input")
 
 
 class ModelReply(Struct, kw_only=True):

@@ -1,11 +1,13 @@
-"""`/v1/rerank`, as Jina and Cohere (v1) have it, in one superset, with Quernel's additions.
+"""`/v1/rerank` as Jina, Voyage and Cohere (v1) have it, in one superset, with Quernel's additions.
 
-Request fields: `model`, `query`, `documents` (texts or `{"text": ...}`), `top_n`, `return_documents`; Jina's
-`truncation`; Cohere's `max_tokens_per_doc`; Quernel's `instruction`, `truncate` and `raw_scores`. The reply has what
-clients of either look for: Jina's `object` and `usage`, Cohere's `id` and `meta`. `return_documents` is false where it
-is not given, as at Cohere (Jina's own service says true).
+Request fields: `model`, `query`, `documents` (texts or `{"text": ...}`), `top_n`, `return_documents`; Jina's and
+Voyage's `truncation`; Voyage's `top_k`; Cohere's `max_tokens_per_doc`; Quernel's `instruction`, `truncate` and
+`raw_scores`. The reply has what clients of each look for: `results` (all but Voyage's), `data` (Voyage's), Jina's
+`object` and `usage`, Cohere's `id` and `meta`. `return_documents` is false where it is not given, as at Cohere and
+Voyage (Jina's own service says true).
 
-Source: https://jina.ai/reranker (API), https://docs.cohere.com/v1/reference/rerank.
+Source: https://jina.ai/reranker (API), https://docs.cohere.com/v1/reference/rerank,
+https://docs.voyageai.com/reference/reranker-api.
 """
 
 import math
@@ -17,10 +19,13 @@ from msgspec import Meta, Struct
 from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
 from quernel.protocols.fields import (
     CutInputs,
+    Ignored,
     RequestBody,
+    TextBody,
     TokensPerInput,
     TruncateAlias,
     Usage,
+    decode_alias,
     decode_tokens,
     decode_truncate,
     encode_tokens,
@@ -31,33 +36,39 @@ DOCUMENTS_PER_SEARCH_UNIT = 100
 """What Cohere bills as one search: a query with up to so many documents."""
 
 
-class DocumentBody(Struct, forbid_unknown_fields=True):
-    """A document as an object."""
+Flag = bool | Literal["true", "false"]
+"""A boolean, which clients of Xinference write as a string."""
 
-    text: str
+Documents = Annotated[
+    list[str | TextBody],
+    Meta(
+        description='Texts, or objects `{"text": ...}`.',
+        examples=[["Bananas are yellow.", "Paris is the capital of France."]],
+    ),
+]
+MaxTokens = Annotated[int, Meta(ge=1)]
 
 
 class RerankBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """A query and the documents to order by their relevance to it."""
 
     query: Annotated[str, Meta(description="What is asked.", examples=["capital of France"])]
-    documents: Annotated[
-        list[str | DocumentBody],
-        Meta(
-            description='Texts, or objects `{"text": ...}`.',
-            examples=[["Bananas are yellow.", "Paris is the capital of France."]],
-        ),
-    ]
+    documents: Documents
     top_n: Annotated[int | None, Meta(description="Keep only the best so many; by default all.")] = None
-    return_documents: Annotated[bool | None, Meta(description="Repeat each document's text in the reply.")] = None
+    top_k: Annotated[int | None, Meta(description="Another name of `top_n`.")] = None
+    return_documents: Annotated[Flag | None, Meta(description="Repeat each document's text in the reply.")] = None
     max_tokens_per_doc: Annotated[
-        Annotated[int, Meta(ge=1)] | None,
+        MaxTokens | None,
         Meta(description="Cut each document to so many tokens at its end, whatever `truncate` says."),
     ] = None
     truncation: TruncateAlias = None
     raw_scores: Annotated[
         bool | None, Meta(description='Give the model\'s logit("yes") - logit("no") instead of its sigmoid.')
     ] = None
+    max_chunks_per_doc: Ignored = None
+    overlap_tokens: Ignored = None
+    return_len: Ignored = None
+    provider: Ignored = None
 
 
 class RankedRow(Struct, kw_only=True, omit_defaults=True):
@@ -65,7 +76,7 @@ class RankedRow(Struct, kw_only=True, omit_defaults=True):
 
     index: Annotated[int, Meta(description="Position in the request's documents.")]
     relevance_score: Annotated[float, Meta(description="Between 0 and 1; with `raw_scores` any number.")]
-    document: Annotated[DocumentBody | None, Meta(description="With `return_documents`: the text.")] = None
+    document: Annotated[TextBody | str | None, Meta(description="With `return_documents`: the text.")] = None
 
 
 class ApiVersion(Struct, frozen=True):
@@ -80,11 +91,18 @@ class BilledUnits(Struct, frozen=True):
     search_units: int = 1
 
 
+class TokenUnits(Struct, kw_only=True, frozen=True):
+    """Tokens, in Cohere's words."""
+
+    input_tokens: int = 0
+
+
 class RerankMeta(Struct, kw_only=True, frozen=True):
     """What Cohere's clients look for."""
 
     api_version: ApiVersion = ApiVersion()
     billed_units: BilledUnits = BilledUnits()
+    tokens: TokenUnits = TokenUnits()
 
 
 class RerankReply(Struct, kw_only=True):
@@ -93,7 +111,10 @@ class RerankReply(Struct, kw_only=True):
     id: Annotated[str, Meta(description="The request's id, as in the header `x-request-id`.")] = ""
     object: Literal["list"] = "list"
     model: Annotated[str, Meta(description="The model that scored, by its full name.")] = ""
-    results: list[RankedRow]
+    results: list[RankedRow] = []
+    data: Annotated[
+        list[RankedRow], Meta(description="The same as `results`, for clients of Voyage; `document` is the text.")
+    ] = []
     usage: Usage = Usage()
     meta: RerankMeta = RerankMeta()
     num_tokens: TokensPerInput = None
@@ -128,18 +149,23 @@ def decode_rerank_request(body: bytes) -> RerankCall:
     return RerankCall(
         request=RerankRequest(
             query=wire.query,
-            documents=[document if isinstance(document, str) else document.text for document in wire.documents],
+            documents=decode_documents(wire.documents),
             instruction=wire.instruction,
-            top_n=wire.top_n,
+            top_n=decode_alias(top_n=wire.top_n, top_k=wire.top_k),
             truncate=decode_truncate(
                 truncate=wire.truncate, truncate_sequence=wire.truncate_sequence, truncation=wire.truncation
             ),
             max_tokens_per_document=wire.max_tokens_per_doc,
         ),
         model=wire.model,
-        return_documents=bool(wire.return_documents),
+        return_documents=wire.return_documents in (True, "true"),
         raw_scores=bool(wire.raw_scores),
     )
+
+
+def decode_documents(wire: list[str | TextBody]) -> list[str]:
+    """The texts of documents, in either form."""
+    return [document if isinstance(document, str) else document.text for document in wire]
 
 
 def encode_rerank_request(call: RerankCall) -> bytes:
@@ -161,19 +187,32 @@ def encode_rerank_request(call: RerankCall) -> bytes:
 
 def encode_rerank_response(result: RerankResult, call: RerankCall, *, request_id: str) -> bytes:
     """The reply with the order that `result` gives to the documents of `call`."""
+    results = ranked_rows(result, call)
     return encode_body(
         {
             "id": request_id,
             "object": "list",
             "model": result.model,
-            "results": [_row(ranked, call) for ranked in result.results],
-            "meta": {
-                "api_version": {"version": "1"},
-                "billed_units": {"search_units": math.ceil(len(result.num_tokens) / DOCUMENTS_PER_SEARCH_UNIT)},
-            },
+            "results": results,
+            "data": [row | {"document": row["document"]["text"]} if "document" in row else row for row in results],
+            "meta": rerank_meta(result, version="1"),
             **encode_tokens(result.num_tokens, result.truncated),
         }
     )
+
+
+def ranked_rows(result: RerankResult, call: RerankCall) -> list[dict[str, Any]]:
+    """The rows of a reply, best first, as Cohere has them."""
+    return [_row(ranked, call) for ranked in result.results]
+
+
+def rerank_meta(result: RerankResult, *, version: str) -> dict[str, Any]:
+    """What Cohere's clients look for besides the rows."""
+    return {
+        "api_version": {"version": version},
+        "billed_units": {"search_units": math.ceil(len(result.num_tokens) / DOCUMENTS_PER_SEARCH_UNIT)},
+        "tokens": {"input_tokens": sum(result.num_tokens)},
+    }
 
 
 def decode_rerank_response(body: bytes, call: RerankCall) -> RerankResult:
@@ -186,9 +225,10 @@ def decode_rerank_response(body: bytes, call: RerankCall) -> RerankResult:
         InternalError: The reply cannot be read.
     """
     reply = decode_reply_body(body, RerankReply)
-    num_tokens, truncated = decode_tokens(reply.usage, reply.num_tokens, reply.truncated, len(call.request.documents))
+    total = reply.usage.total_tokens or reply.meta.tokens.input_tokens
+    num_tokens, truncated = decode_tokens(total, reply.num_tokens, reply.truncated, len(call.request.documents))
     return RerankResult(
-        results=tuple(_ranked(row, raw=call.raw_scores) for row in reply.results),
+        results=tuple(ranked_document(row.index, row.relevance_score, call) for row in reply.results or reply.data),
         num_tokens=num_tokens,
         truncated=truncated,
         model=reply.model,
@@ -203,12 +243,12 @@ def _row(ranked: RankedDocument, call: RerankCall) -> dict[str, Any]:
     return row
 
 
-def _ranked(row: RankedRow, *, raw: bool) -> RankedDocument:
-    score = row.relevance_score
-    if raw:
-        return RankedDocument(index=row.index, relevance_score=_sigmoid(score), logit=score)
+def ranked_document(index: int, score: float, call: RerankCall) -> RankedDocument:
+    """A document's place from a reply's score, which `call` says the meaning of."""
+    if call.raw_scores:
+        return RankedDocument(index=index, relevance_score=_sigmoid(score), logit=score)
     inside = min(max(score, math.ulp(0.0)), 1.0 - math.ulp(1.0) / 2)
-    return RankedDocument(index=row.index, relevance_score=score, logit=math.log(inside) - math.log1p(-inside))
+    return RankedDocument(index=index, relevance_score=score, logit=math.log(inside) - math.log1p(-inside))
 
 
 def _sigmoid(logit: float) -> float:

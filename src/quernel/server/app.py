@@ -8,11 +8,12 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from quernel.server.config import ServerConfig
-from quernel.server.handlers import Served, root
+from quernel.server.handlers import root
 from quernel.server.middleware import EXCEPTION_HANDLERS, ExchangeMiddleware
 from quernel.server.models import ModelTable
 from quernel.server.openapi import build_openapi
 from quernel.server.routes import ENDPOINTS
+from quernel.server.served import Served
 from quernel.types import EmbeddingModel, RerankModel
 
 
@@ -41,7 +42,12 @@ def create_app(
             *(Route(endpoint.path, endpoint.handler, methods=[endpoint.method]) for endpoint in ENDPOINTS),
         ],
         middleware=[
-            Middleware(ExchangeMiddleware, max_body_bytes=config.max_body_bytes, log_requests=config.access_log)
+            Middleware(
+                ExchangeMiddleware,
+                max_body_bytes=config.max_body_bytes,
+                log_requests=config.access_log,
+                dialects={endpoint.path: endpoint.error_dialect for endpoint in ENDPOINTS},
+            )
         ],
         exception_handlers=dict(EXCEPTION_HANDLERS),
     )

@@ -1,29 +1,18 @@
-"""What each route does: decode, ask a model, check, encode.
+"""What each route does: decode, ask a model, encode.
 
 A handler raises errors of `quernel.errors`; `quernel.server.middleware` turns them into replies.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, TypeVar, cast
-
-import numpy as np
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import Receive
 
-from quernel.errors import InternalError, NonFiniteError, UnavailableError
-from quernel.protocols import openai, rerank
+from quernel.errors import UnavailableError
+from quernel.protocols import cohere, openai
+from quernel.protocols import rerank as superset
 from quernel.protocols.body import encode_body
-from quernel.server.config import ServerConfig
-from quernel.server.docs_page import render_docs
+from quernel.server.inference import embed, rerank
 from quernel.server.middleware import exchange_of, json_response
-from quernel.server.models import ModelTable
-from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult
-
-T = TypeVar("T")
+from quernel.server.served import served_by
 
 TRUNCATED_HEADER = "x-quernel-truncated"
 """How many texts of the request were cut; absent if none was."""
@@ -32,59 +21,38 @@ DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """The documentation page fetches nothing, and the browser holds it to that."""
 
 
-@dataclass(frozen=True)
-class Served:
-    """What the handlers share.
-
-    Attributes:
-        models: The models.
-        config: The server's settings.
-        ready: Whether the models take requests.
-        created: When the server started to serve them, in seconds since 1970.
-        document: The OpenAPI document.
-    """
-
-    models: ModelTable
-    config: ServerConfig
-    ready: Callable[[], bool]
-    created: int
-    document: dict[str, Any]
-
-    @cached_property
-    def docs_page(self) -> str:
-        """The OpenAPI document as an HTML page."""
-        return render_docs(self.document)
-
-
-def served_by(request: Request) -> Served:
-    """What the application of this request serves."""
-    return cast("Served", request.app.state.served)
+def answer(request: Request, body: bytes) -> Response:
+    """A reply of a model, whose headers say what no body has room for."""
+    num_truncated = exchange_of(request).num_truncated
+    return json_response(body, headers={TRUNCATED_HEADER: str(num_truncated)} if num_truncated else None)
 
 
 async def embeddings(request: Request) -> Response:
-    """Vectors for texts."""
+    """Vectors for texts, as OpenAI, Jina and Voyage have it."""
     call = openai.decode_embedding_request(await request.body())
-    model = served_by(request).models.embedding_model(call.model)
-    result = await until_disconnect(request.receive, model.embed(call.request))
-    check_vectors(result, call.request)
-    exchange_of(request).num_tokens = sum(result.num_tokens)
-    return json_response(
-        openai.encode_embedding_response(result, call.encoding), headers=_truncation_header(result.truncated)
-    )
+    result = await embed(request, call)
+    return answer(request, openai.encode_embedding_response(result, call))
 
 
 async def rerank_documents(request: Request) -> Response:
-    """Documents in the order of their relevance to a query."""
-    call = rerank.decode_rerank_request(await request.body())
-    model = served_by(request).models.rerank_model(call.model)
-    result = await until_disconnect(request.receive, model.rerank(call.request))
-    check_scores(result, call.request)
-    exchange = exchange_of(request)
-    exchange.num_tokens = sum(result.num_tokens)
-    return json_response(
-        rerank.encode_rerank_response(result, call, request_id=exchange.request_id),
-        headers=_truncation_header(result.truncated),
-    )
+    """Documents in the order of their relevance to a query, as Jina, Voyage and Cohere v1 have it."""
+    call = superset.decode_rerank_request(await request.body())
+    (result,) = await rerank(request, call.model, call.request)
+    return answer(request, superset.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
+
+
+async def cohere_embed(request: Request) -> Response:
+    """Vectors for texts, as Cohere v2 has it."""
+    call = cohere.decode_embed_request(await request.body())
+    result = await embed(request, call)
+    return answer(request, cohere.encode_embed_response(result, call, request_id=exchange_of(request).request_id))
+
+
+async def cohere_rerank(request: Request) -> Response:
+    """Documents in the order of their relevance to a query, as Cohere v2 has it."""
+    call = cohere.decode_rerank_request(await request.body())
+    (result,) = await rerank(request, call.model, call.request)
+    return answer(request, cohere.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
 
 
 async def list_models(request: Request) -> Response:
@@ -126,64 +94,3 @@ async def docs(request: Request) -> Response:
 async def root(request: Request) -> Response:
     """To the page for people."""
     return RedirectResponse("/docs")
-
-
-async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client hangs up first.
-
-    Starlette lets a handler run on when nobody waits for its answer any more; here that would keep a model busy. The
-    body must have been read: what `receive` gives after it can only be the disconnect.
-
-    Raises:
-        ClientDisconnect: The client hung up.
-    """
-    task = asyncio.ensure_future(work)
-    disconnect = asyncio.ensure_future(receive())
-    try:
-        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for unfinished in (task, disconnect):
-            unfinished.cancel()
-        await asyncio.gather(task, disconnect, return_exceptions=True)
-
-
-def check_vectors(result: EmbeddingResult, request: EmbeddingRequest) -> None:
-    """Refuse to hand out what no caller can use.
-
-    Raises:
-        NonFiniteError: A number is NaN or infinite.
-        InternalError: Not one vector for each text, or not of the length that was asked for.
-    """
-    vectors = result.vectors
-    finite = np.isfinite(vectors).all(axis=-1)
-    if not finite.all():
-        raise NonFiniteError(f"{result.model} gave a vector with NaN or infinity for text {int(finite.argmin())}.")
-    count, dimensions = vectors.shape
-    if count != len(request.inputs) or request.dimensions not in (None, dimensions):
-        raise InternalError(
-            f"{result.model} gave {count} vectors of {dimensions} numbers for {len(request.inputs)} texts"
-            f" (dimensions: {request.dimensions})."
-        )
-
-
-def check_scores(result: RerankResult, request: RerankRequest) -> None:
-    """Refuse to hand out what no caller can use.
-
-    Raises:
-        NonFiniteError: A score is NaN or infinite.
-        InternalError: Not as many documents as were asked for, or one that was not in the request.
-    """
-    for ranked in result.results:
-        if not np.isfinite((ranked.relevance_score, ranked.logit)).all():
-            raise NonFiniteError(f"{result.model} gave document {ranked.index} a score of NaN or infinity.")
-    indices = {ranked.index for ranked in result.results}
-    expected = min(request.top_n or len(request.documents), len(request.documents))
-    if len(result.results) != expected or not indices <= set(range(len(request.documents))):
-        raise InternalError(f"{result.model} ranked {len(indices)} documents where {expected} were asked for.")
-
-
-def _truncation_header(truncated: Sequence[bool]) -> dict[str, str]:
-    return {TRUNCATED_HEADER: str(sum(truncated))} if any(truncated) else {}

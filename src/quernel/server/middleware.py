@@ -9,7 +9,7 @@ import logging
 import re
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import quote
@@ -22,7 +22,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quernel.errors import EngineClosedError, InternalError, QuernelError, UnavailableError
-from quernel.protocols.error_body import encode_error, encode_error_body
+from quernel.protocols.error_body import UNION, ErrorDialect
+from quernel.types import ModelInfo
 
 logger = logging.getLogger("quernel.server")
 
@@ -50,16 +51,28 @@ class Exchange:
 
     Attributes:
         request_id: The client's id for it, or ours.
+        errors: How its errors are answered.
         num_tokens: Tokens that a model read for it.
+        num_truncated: Texts that were cut for it.
+        model: The model that read them.
         code: Code of the error that was answered.
         status: Status that was answered.
     """
 
     request_id: str
+    errors: ErrorDialect = UNION
     num_tokens: int | None = None
+    num_truncated: int = 0
+    model: ModelInfo | None = None
     code: str | None = None
     status: int | None = None
     started: float = field(default_factory=time.perf_counter)
+
+    def count(self, model: ModelInfo, num_tokens: Sequence[int], truncated: Sequence[bool]) -> None:
+        """Add what a model read."""
+        self.model = model
+        self.num_tokens = (self.num_tokens or 0) + sum(num_tokens)
+        self.num_truncated += sum(truncated)
 
 
 def exchange_of(request: Request) -> Exchange:
@@ -79,10 +92,14 @@ class ExchangeMiddleware:
         app: What answers.
         max_body_bytes: Largest body.
         log_requests: Whether to log each request; errors of ours are logged in any case.
+        dialects: How errors are answered on which path; on others as a union of all.
     """
 
-    def __init__(self, app: ASGIApp, *, max_body_bytes: int, log_requests: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, log_requests: bool, dialects: Mapping[str, ErrorDialect]
+    ) -> None:
         self._app = app
+        self._dialects = dialects
         self._max_body_bytes = max_body_bytes
         self._log_requests = log_requests
 
@@ -92,7 +109,7 @@ class ExchangeMiddleware:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        exchange = Exchange(_request_id(headers))
+        exchange = Exchange(_request_id(headers), self._dialects.get(scope["path"], UNION))
         scope.setdefault("state", {})["exchange"] = exchange
 
         async def send_with_id(message: Message) -> None:
@@ -148,7 +165,21 @@ def answer_error(request: Request, error: Exception) -> Response:
     exchange = exchange_of(request)
     exchange.code = error.code
     retry = {"retry-after": str(RETRY_AFTER_SECONDS)} if isinstance(error, UnavailableError) else None
-    return json_response(encode_error(error), status=error.status, headers=retry)
+    return error_response(exchange.errors, str(error), error.status, error.code, param=error.param, headers=retry)
+
+
+def error_response(
+    dialect: ErrorDialect,
+    message: str,
+    status: int,
+    code: str,
+    *,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """The reply to an error, as the dialect has it."""
+    body = dialect.encode(message, status=status, code=code, param=param)
+    return json_response(body, status=dialect.status(status, code), headers=headers)
 
 
 async def on_quernel_error(request: Request, error: Exception) -> Response:
@@ -163,15 +194,15 @@ async def on_http_error(request: Request, error: Exception) -> Response:
     """Starlette's handler for its own exceptions: no such route, a method that the route does not have, 413."""
     assert isinstance(error, HTTPException)
     code = HTTP_CODES.get(error.status_code, "http_error")
-    exchange_of(request).code = code
+    exchange = exchange_of(request)
+    exchange.code = code
     message = error.detail
     if error.status_code == 404:
         message = f"There is no route {request.url.path}. See /docs for those there are."
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         message = f"{request.url.path} does not answer {request.method}. Use {allowed}."
-    body = encode_error_body(message, status=error.status_code, code=code)
-    return json_response(body, status=error.status_code, headers=error.headers)
+    return error_response(exchange.errors, message, error.status_code, code, headers=error.headers)
 
 
 EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Any]] = {

@@ -12,7 +12,6 @@ import msgspec
 
 from quernel._version import __version__
 from quernel.errors import QuernelError
-from quernel.protocols.error_body import ErrorReply
 from quernel.server.routes import Endpoint
 
 REFERENCE = "#/components/schemas/{name}"
@@ -20,16 +19,19 @@ REFERENCE = "#/components/schemas/{name}"
 PARAMETER = re.compile(r"\{(?P<name>\w+)(?::\w+)?\}")
 """A parameter of a path as Starlette has it."""
 
+WORD = re.compile(r"\w+")
+
 
 def build_openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """The OpenAPI 3.1 document of these routes."""
-    shapes = {shape for endpoint in endpoints for shape in (endpoint.body, endpoint.reply) if shape is not None}
-    ordered = sorted(shapes | {ErrorReply}, key=lambda shape: shape.__name__)
+    errors = (endpoint.error_dialect.shape for endpoint in endpoints)
+    shapes = {shape for endpoint in endpoints for shape in (*endpoint.body, *endpoint.reply)} | set(errors)
+    ordered = sorted(shapes, key=str)
     references, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
     reference_of = dict(zip(ordered, references, strict=True))
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for endpoint in endpoints:
-        paths[PARAMETER.sub(r"{\g<name>}", endpoint.path)][endpoint.method.lower()] = _operation(endpoint, reference_of)
+        paths[_path(endpoint)][endpoint.method.lower()] = _operation(endpoint, reference_of)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -42,9 +44,13 @@ def build_openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     }
 
 
-def _operation(endpoint: Endpoint, reference_of: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
+def _path(endpoint: Endpoint) -> str:
+    return PARAMETER.sub(r"{\g<name>}", endpoint.path)
+
+
+def _operation(endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "operationId": endpoint.handler.__name__,
+        "operationId": "_".join((endpoint.method.lower(), *WORD.findall(_path(endpoint)))),
         "summary": endpoint.summary,
         "responses": _responses(endpoint, reference_of),
     }
@@ -54,30 +60,35 @@ def _operation(endpoint: Endpoint, reference_of: Mapping[type, dict[str, Any]]) 
     ]
     if parameters:
         operation["parameters"] = parameters
-    if endpoint.body is not None:
+    if endpoint.body:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": reference_of[endpoint.body]}},
+            "content": {"application/json": {"schema": _any_of(endpoint.body, reference_of)}},
         }
     return operation
 
 
-def _responses(endpoint: Endpoint, reference_of: Mapping[type, dict[str, Any]]) -> dict[str, Any]:
-    reply = {"type": "object"} if endpoint.media_type == "application/json" else {"type": "string"}
-    schema = reply if endpoint.reply is None else reference_of[endpoint.reply]
+def _responses(endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+    unnamed = {"type": "object"} if endpoint.media_type == "application/json" else {"type": "string"}
+    schema = _any_of(endpoint.reply, reference_of) if endpoint.reply else unnamed
     responses: dict[str, Any] = {
         "200": {"description": "Success.", "content": {endpoint.media_type: {"schema": schema}}}
     }
-    for status, errors in sorted(_by_status(endpoint.errors).items()):
+    for status, errors in sorted(_by_status(endpoint).items()):
         responses[str(status)] = {
             "description": "Code " + " or ".join(f"`{error.code}`" for error in errors) + ".",
-            "content": {"application/json": {"schema": reference_of[ErrorReply]}},
+            "content": {"application/json": {"schema": reference_of[endpoint.error_dialect.shape]}},
         }
     return responses
 
 
-def _by_status(errors: Sequence[type[QuernelError]]) -> Mapping[int, list[type[QuernelError]]]:
+def _any_of(shapes: Sequence[Any], reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+    references = [reference_of[shape] for shape in shapes]
+    return references[0] if len(references) == 1 else {"anyOf": references}
+
+
+def _by_status(endpoint: Endpoint) -> Mapping[int, list[type[QuernelError]]]:
     grouped: defaultdict[int, list[type[QuernelError]]] = defaultdict(list)
-    for error in errors:
-        grouped[error.status].append(error)
+    for error in endpoint.errors:
+        grouped[endpoint.error_dialect.status(error.status, error.code)].append(error)
     return grouped
