@@ -107,7 +107,8 @@ class Measurement:
     def share_of_ceiling(self) -> float:
         """Tokens a second over what the matrix products alone would allow.
 
-        Above 1 where sharing saves more than everything else costs: shared tokens count each time they are read.
+        Above 1 where what is left out saves more than everything else costs: shared tokens count each time they are
+        read, and the last layer is computed for the read tokens alone, which in a model of few layers is much.
         """
         return self.tokens_per_second * self.flops_per_token / statistics.median(self.ceiling_flops)
 
