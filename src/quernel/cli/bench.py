@@ -58,8 +58,9 @@ def command(
     """Measure how fast MODEL is on this machine.
 
     Rates are those of the median repetition. OF CEILING compares them with the matrix products alone, in the same type
-    and measured in the same run: 80 % means that a fifth of the time goes elsewhere, more than 100 % that what
-    is left out (shared prefixes, most of the last layer) saves more than that. ONE TEXT is the wait for a single text (or one document) on an idle engine.
+    and measured in the same run: 80 % means that a fifth of the time goes elsewhere, more than 100 % that what is left
+    out (shared prefixes, most of the last layer) saves more than that. ONE TEXT is the wait for a single text (or one
+    document) on an idle engine.
 
     \b
     quernel bench quernel/tiny-embedding
