@@ -18,6 +18,8 @@ from quernel.model.config import Qwen3Config
 from quernel.model.dtypes import resolve_device, resolve_dtype
 from quernel.model.files import locate
 from quernel.model.gguf import load_raw_config, read_metadata
+from quernel.model.linear import choose_linear
+from quernel.model.qwen3 import Qwen3
 from quernel.model.side_files import SideFiles, load_side_files
 from quernel.model.weights import load_model, stored_dtype
 from quernel.prompts.gguf_tokenizer import build_tokenizer
@@ -103,10 +105,15 @@ class LocalModel(ABC):
             prompts=tuple(side_files.prompts),
         )
         self._prepare(source, config, side_files, tokenizer)
-        load = partial(load_model, source, config, device=chosen_device)
+
+        def load(dtype: torch.dtype) -> Qwen3:
+            linear = choose_linear(dtype, chosen_device)
+            return load_model(source, config, dtype=dtype, device=chosen_device, linear=linear)
+
+        has_float32_range = chosen_dtype in (torch.float32, torch.int8)
         runner = ModelRunner(
-            load(dtype=chosen_dtype),
-            load_wide=None if chosen_dtype is torch.float32 else partial(load, dtype=torch.float32),
+            load(chosen_dtype),
+            load_wide=None if has_float32_range else partial(load, torch.float32),
             prefix_cache_bytes=(engine or EngineConfig()).prefix_cache_mib << 20,
             chunk_rows=CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None,
         )

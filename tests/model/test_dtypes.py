@@ -48,7 +48,7 @@ def test_auto_leaves_float32_files_exact(capabilities, stored):
     assert resolve_dtype("auto", CPU, stored) is torch.float32
 
 
-@pytest.mark.parametrize("dtype", ["", "fp16", "float64", "int8"])
+@pytest.mark.parametrize("dtype", ["", "fp16", "float64", "int4"])
 def test_an_unknown_type_is_refused(dtype):
     with pytest.raises(SettingsError, match="bfloat16"):
         resolve_dtype(dtype, CPU, None)

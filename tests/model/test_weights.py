@@ -51,8 +51,9 @@ def test_any_stored_type_loads_into_any_type(tmp_path, stored, wanted):
     assert stored_dtype(folder) is stored
     in_file = load_file(folder / "model.safetensors")
     for name, parameter in model.named_parameters():
-        assert parameter.dtype is wanted
-        assert torch.equal(parameter, in_file[name].to(wanted))
+        is_left = name == "embed_tokens.weight" and stored.itemsize <= wanted.itemsize
+        assert parameter.dtype is (stored if is_left else wanted)
+        assert torch.equal(parameter, in_file[name].to(parameter.dtype))
 
 
 def test_a_loaded_model_is_for_inference(folder):

@@ -149,7 +149,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
         plan: What the query rows see.
     """
     if not plan.context:
-        return torch.cat([_attend(query[s.rows], key[s.keys], value[s.keys], causal=plan.causal)[0] for s in plan.own])
+        parts = [(query[span.rows], key[span.keys], value[span.keys]) for span in plan.own]
+        return torch.cat(
+            [
+                _attend_in_blocks(*part) if plan.causal and _suits_blocks(part[0]) else _attend(*part, causal=plan.causal)[0]
+                for part in parts
+            ]
+        )
     num_rows, num_heads, head_dim = query.shape
     output = query.new_empty(num_rows, num_heads, head_dim, dtype=torch.float32)
     normaliser = query.new_empty(num_rows, num_heads, dtype=torch.float32)
@@ -159,10 +165,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
         )
     for span in plan.context:
         seen, seen_normaliser = _attend(query[span.rows], key[span.keys], value[span.keys], causal=False)
-        both = torch.logaddexp(normaliser[span.rows], seen_normaliser)
-        mine, theirs = ((part - both).exp().unsqueeze(-1) for part in (normaliser[span.rows], seen_normaliser))
-        output[span.rows] = output[span.rows] * mine + seen * theirs
-        normaliser[span.rows] = both
+        share = (seen_normaliser - normaliser[span.rows]).sigmoid().unsqueeze(-1)
+        output[span.rows] = torch.lerp(output[span.rows], seen.float(), share)
+        normaliser[span.rows] = torch.logaddexp(normaliser[span.rows], seen_normaliser)
     return output.to(query.dtype)
 
 
@@ -183,6 +188,37 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple
     return output.permute(2, 0, 1, 3).reshape(num_rows, num_heads, head_dim), normaliser.permute(2, 0, 1).reshape(
         num_rows, num_heads
     )
+
+
+def _suits_blocks(query: Tensor) -> bool:
+    """Whether the rows of a text `[Q, H, D]` are so many that products of blocks beat torch's CPU kernel, and no more.
+
+    Measured by `benchmarks/cpu_attention.py`.
+    """
+    if query.device.type != "cpu" or query.dtype not in BLOCK_ROWS:
+        return False
+    return BLOCKS_FROM[query.dtype] <= len(query) <= BLOCKS_TO
+
+
+def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Causal attention of a text to itself, `[Q, H, D]`: each block of rows against all rows before its end.
+
+    The block's scores are one product for each key/value head, and never more than a block times the text.
+    """
+    num_rows, num_heads, head_dim = query.shape
+    num_groups = key.shape[1]
+    queries = query.view(num_rows, num_groups, -1, head_dim).transpose(0, 1) / math.sqrt(head_dim)  # [G, Q, H/G, D]
+    keys, values = key.permute(1, 2, 0), value.transpose(0, 1)  # [G, D, Q], [G, Q, D]
+    size = BLOCK_ROWS[query.dtype]
+    future = query.new_full((size, size), -math.inf).triu_(1).unsqueeze(1)
+    parts = []
+    for start in range(0, num_rows, size):
+        stop = min(start + size, num_rows)
+        scores = torch.bmm(queries[:, start:stop].flatten(1, 2), keys[:, :, :stop])
+        scores.view(num_groups, stop - start, -1, stop)[..., start:] += future[: stop - start, :, : stop - start]
+        gathered = torch.bmm(scores.softmax(dim=-1), values[:, :stop])
+        parts.append(gathered.view(num_groups, stop - start, -1))
+    return torch.cat(parts, dim=1).transpose(0, 1).reshape(num_rows, num_heads, head_dim)
 
 
 def _attend_on_cpu(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
@@ -207,5 +243,14 @@ def _attend_by_matrix(query: Tensor, key: Tensor, value: Tensor, causal: bool) -
         scores = scores.masked_fill(future, -math.inf)
     return (scores.softmax(dim=-1) @ value.float()).to(query.dtype), scores.logsumexp(dim=-1)
 
+
+BLOCK_ROWS = {torch.float32: 64, torch.bfloat16: 128}
+"""Rows of a block, by type, and so the types for which blocks are used."""
+
+BLOCKS_FROM = {torch.float32: 112, torch.bfloat16: 64}
+"""The shortest text for which blocks are faster, by type."""
+
+BLOCKS_TO = 1024
+"""The longest: the scores of a block still fit a cache."""
 
 _KERNELS = {"cpu": _attend_on_cpu, "cuda": _attend_on_cuda}

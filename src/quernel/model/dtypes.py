@@ -3,9 +3,15 @@
 import torch
 
 from quernel.errors import SettingsError
+from quernel.model.linear import int8_works
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What `dtype` may be, besides `auto`."""
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+"""What `dtype` may be, besides `auto`. int8 is for the products with weights; the rest is float32 then."""
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type of what is computed between the products with weights."""
+    return torch.float32 if dtype is torch.int8 else dtype
 
 
 def resolve_device(device: str) -> torch.device:
@@ -48,21 +54,30 @@ def resolve_dtype(dtype: str, device: torch.device, stored: torch.dtype | None) 
 
     `auto` keeps files in float32 as exact as they are. Files in half precision are computed in bfloat16 where the
     device multiplies it natively, else in float32: emulated bfloat16 is about three times slower than float32. It never
-    chooses float16, in which the larger models of the family overflow.
+    chooses float16, in which the larger models of the family overflow, and int8 only for files that are in 8 bits.
 
     Args:
-        dtype: `auto`, `float32`, `bfloat16` or `float16`.
+        dtype: `auto`, `float32`, `bfloat16`, `float16` or `int8`.
         device: Where the model will compute.
         stored: The type of the files (`quernel.model.weights.stored_dtype`), if it is known.
 
     Raises:
-        SettingsError: No such type.
+        SettingsError: No such type, or none that the device computes.
     """
+    has_int8 = device.type == "cpu" and int8_works()
+    if dtype == "int8" and not has_int8:
+        raise SettingsError(
+            f"dtype is 'int8', which cannot be computed on {device} here.",
+            param="dtype",
+            hint="Use 'auto': a model that is stored in 8 bits is then computed in another type.",
+        )
     if dtype in DTYPES:
         return DTYPES[dtype]
     if dtype != "auto":
         raise SettingsError(f"dtype is {dtype!r}.", param="dtype", hint=f"Use 'auto', {', '.join(map(repr, DTYPES))}.")
-    is_half = stored in (torch.bfloat16, torch.float16)
+    if stored is torch.int8 and has_int8:
+        return torch.int8
+    is_half = stored in (torch.bfloat16, torch.float16, torch.int8)
     return torch.bfloat16 if is_half and _computes_bfloat16(device) else torch.float32
 
 

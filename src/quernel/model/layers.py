@@ -9,17 +9,17 @@ Shapes:
 from typing import TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from quernel.model.attention import AttentionPlan, attend
 from quernel.model.config import Qwen3Config
+from quernel.model.linear import Linear, Rows
 
 KeyValue: TypeAlias = tuple[Tensor, Tensor]
 """Keys (normalised and rotated) and values of some rows in one layer, each `[rows, G, D]`."""
 
 Angles: TypeAlias = tuple[Tensor, Tensor]
-"""Cosines and sines of the rotary angles of some rows, each `[rows, 1, D]`."""
+"""Cosines and sines of the rotary angles of some rows, each float32 `[rows, 1, D/2]`."""
 
 
 class RMSNorm(nn.Module):
@@ -35,17 +35,25 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` scaled to mean square 1 over its last dimension, times the weight. Same shape and type."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        scaled: Tensor = self.weight * wide.to(x.dtype)
+        scaled: Tensor = self.weight * self._unscaled(x.float()).to(x.dtype)
         return scaled
+
+    def wide(self, x: Tensor) -> Tensor:
+        """The same in float32 to the end."""
+        scaled: Tensor = self.weight.float() * self._unscaled(x.float())
+        return scaled
+
+    def _unscaled(self, x: Tensor) -> Tensor:
+        # The norm reads its input once; squaring it first would write it too.
+        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
+        return x * torch.rsqrt(mean_square + self.eps)
 
 
 class Rotary(nn.Module):
-    """Rotary position embedding: the angles of each row, and their application to halves (i with i + D/2).
+    """Rotary position embedding: the angles of each row, for halves (i with i + D/2).
 
-    Angles, cosines and sines are float32 whatever the model's type, then cast. Source: arXiv 2104.09864;
-    `Qwen3RotaryEmbedding` in transformers.
+    Angles, cosines and sines are float32 whatever the model's type. Source: arXiv 2104.09864; `Qwen3RotaryEmbedding` in
+    transformers.
     """
 
     def __init__(self, config: Qwen3Config) -> None:
@@ -53,24 +61,24 @@ class Rotary(nn.Module):
         self.head_dim = config.head_dim
         self.theta = config.rope_theta
 
-    def forward(self, positions: Tensor, dtype: torch.dtype) -> Angles:
-        """Cosines and sines of the rows, each `[Q, 1, D]` in `dtype`, for integer `positions` `[Q]`."""
+    def forward(self, positions: Tensor) -> Angles:
+        """Cosines and sines of the rows, each float32 `[Q, 1, D/2]`, for integer `positions` `[Q]`."""
         # On the CPU always, so that the angles are the same bits on every device.
         exponents = torch.arange(0, self.head_dim, 2, dtype=torch.int64).float() / self.head_dim
         inverse_frequencies = (1.0 / (self.theta**exponents)).to(positions.device)
-        angles = positions.float().unsqueeze(-1) * inverse_frequencies
-        angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        angles = (positions.float().unsqueeze(-1) * inverse_frequencies).unsqueeze(1)
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`x` `[Q, heads, D]` turned by the angles of its rows."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with q and k normalised per head before the rotation.
+    """Grouped-query attention with q and k normalised per head before the rotation, in float32 between the two.
 
     Source: arXiv 2505.09388 (Qwen3), section 2; `Qwen3Attention` in transformers.
     """
@@ -80,23 +88,24 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         queries = config.num_attention_heads * config.head_dim
         keys = config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
-        self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, queries)
+        self.k_proj = Linear(config.hidden_size, keys)
+        self.v_proj = Linear(config.hidden_size, keys)
+        self.o_proj = Linear(queries, config.hidden_size)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
-    def key_value(self, x: Tensor, angles: Angles) -> KeyValue:
+    def key_value(self, x: Rows, angles: Angles) -> KeyValue:
         """Keys and values of normalised rows `[Q, C]`, each `[Q, G, D]`."""
-        key = rotate(self.k_norm(self.k_proj(x).unflatten(-1, (-1, self.head_dim))), *angles)
-        return key, self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        value: Tensor = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        return self._turned(self.k_norm, self.k_proj(x), angles), value
 
-    def forward(self, x: Tensor, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
-        """What rows gather from those that they see.
+    def forward(self, h: Tensor, x: Rows, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
+        """Rows and what they gather from those that they see.
 
         Args:
-            x: Normalised rows `[Q, C]`.
+            h: Rows `[Q, C]`, to which it is added.
+            x: The same, normalised.
             angles: Their angles.
             seen: Keys and values that the plan speaks of, each `[S, G, D]`.
             plan: Which of them each row sees.
@@ -104,9 +113,12 @@ class Attention(nn.Module):
         Returns:
             `[Q, C]`.
         """
-        query = rotate(self.q_norm(self.q_proj(x).unflatten(-1, (-1, self.head_dim))), *angles)
-        gathered: Tensor = self.o_proj(attend(query, *seen, plan).flatten(-2))
-        return gathered
+        query = self._turned(self.q_norm, self.q_proj(x), angles)
+        gathered = self.o_proj.prepare(attend(query, *seen, plan).flatten(-2))
+        return self.o_proj.plus(gathered, h)
+
+    def _turned(self, norm: RMSNorm, rows: Tensor, angles: Angles) -> Tensor:
+        return rotate(norm.wide(rows.unflatten(-1, (-1, self.head_dim))), *angles).to(rows.dtype)
 
 
 class MLP(nn.Module):
@@ -114,14 +126,15 @@ class MLP(nn.Module):
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`[Q, C]` to `[Q, C]`, each row for itself."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+    def forward(self, h: Tensor, x: Tensor) -> Tensor:
+        """Rows `h` `[Q, C]` and what comes of the same rows normalised, `x`; each row for itself. `[Q, C]`."""
+        rows = self.gate_proj.prepare(x)
+        wide = self.up_proj.times(rows, self.gate_proj.silu(rows))
+        return self.down_proj.plus(self.down_proj.prepare(wide), h)
 
 
 class DecoderLayer(nn.Module):
@@ -134,12 +147,16 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, h: Tensor, x: Tensor, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
+    def normalise(self, h: Tensor) -> Rows:
+        """Rows `[Q, C]` as attention takes them."""
+        return self.self_attn.q_proj.prepare(self.input_layernorm(h))
+
+    def forward(self, h: Tensor, x: Rows, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
         """Rows after this layer.
 
         Args:
             h: Rows before it `[Q, C]`.
-            x: The same after `input_layernorm`, which the keys and values needed already.
+            x: The same after `normalise`, which the keys and values needed already.
             angles: Their angles.
             seen: Keys and values that the plan speaks of, each `[S, G, D]`.
             plan: Which of them each row sees.
@@ -147,6 +164,6 @@ class DecoderLayer(nn.Module):
         Returns:
             `[Q, C]`.
         """
-        h = h + self.self_attn(x, angles, seen, plan)
-        out: Tensor = h + self.mlp(self.post_attention_layernorm(h))
+        h = self.self_attn(h, x, angles, seen, plan)
+        out: Tensor = self.mlp(h, self.post_attention_layernorm(h))
         return out

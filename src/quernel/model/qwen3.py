@@ -89,16 +89,16 @@ class Qwen3(nn.Module):
         positions = torch.cat([torch.arange(part.position, part.position + part.length) for part in stream])
         reads = torch.tensor([layout.rows(index).stop - 1 for index in layout.reads]).to(device)
         chunks = [Chunk(rows, plan_rows(layout, rows.start, rows.stop, device)) for rows in _cut(layout, chunk_rows)]
-        cos, sin = self.rotary(positions.to(device), self.norm.weight.dtype)
+        cos, sin = self.rotary(positions.to(device))
         kept: list[KeyValue] = []
-        h: Tensor = self.embed_tokens(token_ids)
+        h: Tensor = self.embed_tokens(token_ids).to(self.norm.weight.dtype)
         last = len(self.layers) - 1
         for index, layer in enumerate(cast("Sequence[DecoderLayer]", self.layers)):
             seen = _Seen(layout, None if cached is None else (cached[0, index], cached[1, index]))
             after = []
             for chunk in chunks:
                 part, angles = h[chunk.rows], (cos[chunk.rows], sin[chunk.rows])
-                x = layer.input_layernorm(part)
+                x = layer.normalise(part)
                 key_value = seen.extend(chunk.rows, layer.self_attn.key_value(x, angles))
                 if index < last:
                     after.append(layer(part, x, angles, key_value, chunk.plan))
@@ -107,7 +107,7 @@ class Qwen3(nn.Module):
                 kept.append((key_value[0][keep + layout.num_cached], key_value[1][keep + layout.num_cached]))
             if index == last:
                 h, angles = h[reads], (cos[reads], sin[reads])
-                h = layer(h, layer.input_layernorm(h), angles, key_value, plan_reads(layout, device))
+                h = layer(h, layer.normalise(h), angles, key_value, plan_reads(layout, device))
             else:
                 h = after[0] if len(after) == 1 else torch.cat(after)
         return self.norm(h), None if keep is None else torch.stack([torch.stack(p) for p in zip(*kept, strict=True)])

@@ -1,28 +1,33 @@
 """Weight files into modules: what a folder of safetensors, or a GGUF file, holds, checked against what the model needs.
 
-Files are memory-mapped. On the CPU, tensors that are stored in the type that is wanted stay in the mapping and are
-never copied; others are converted one at a time, one file mapped at a time. What a GGUF file has quantised is computed
-like anything else, in the type that is chosen: the smaller file is not a smaller model.
+Files are memory-mapped, and tensors are read one at a time. The embedding table stays in the mapping: only the rows of
+tokens that occur are ever read from disk. The matrices of the layers become maps (`quernel.model.linear`) in whatever
+form the machine multiplies fastest; where that is the plain one in the stored type, they stay in the mapping too. What a
+GGUF file has quantised is computed like anything else, in the type that is chosen: the smaller file is not a smaller
+model.
 """
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from quernel.errors import CheckpointError
 from quernel.model.config import Qwen3Config
+from quernel.model.dtypes import working_dtype
 from quernel.model.files import GGUF_SUFFIX
 from quernel.model.gguf import GGUFModel
 from quernel.model.gguf_format import QUANTISED
+from quernel.model.linear import QuantisedWeight, Weight, choose_linear
 from quernel.model.qwen3 import Qwen3
 
 STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16} | dict.fromkeys(
@@ -30,6 +35,16 @@ STORED_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.floa
 )
 """Types of stored tensors that can be loaded, by their names in the files; for the quantised ones of GGUF files, the
 least type that computes what they have kept of the values."""
+
+INT8 = "I8"
+"""The stored type of weights in 8 bits. Each has its scales beside it, in a tensor of its name and `SCALE_SUFFIX`."""
+
+SCALE_SUFFIX = "_scale"
+
+MATRIX_SUFFIX = "_proj.weight"
+"""How the names of the layers' matrices end."""
+
+EMBEDDING = "embed_tokens.weight"
 
 PREFIX = "model."
 """What may stand before a tensor's name: the rerankers' files have it, the embedding models' do not."""
@@ -98,16 +113,16 @@ class Checkpoint:
 
     @property
     def stored_dtype(self) -> torch.dtype | None:
-        """The type that most of the values are stored in; `None` if it is none that can be loaded."""
+        """The type that most of the values of the layers are stored in; `None` if it is none that can be loaded."""
         sizes: Counter[str] = Counter()
-        for stored in self.tensors.values():
-            sizes[stored.dtype] += prod(stored.shape)
-        return STORED_DTYPES.get(max(sizes, key=lambda dtype: sizes[dtype])) if sizes else None
+        for name, stored in self.tensors.items():
+            sizes[stored.dtype] += prod(stored.shape) if name != EMBEDDING else 1
+        return (STORED_DTYPES | {INT8: torch.int8}).get(max(sizes, key=lambda dtype: sizes[dtype])) if sizes else None
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
-        """Each of the named tensors as it is stored, in the memory map of its file, or dequantised.
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, Weight]]:
+        """Each of the named tensors as it is stored, in a memory map of its file, or dequantised from GGUF.
 
-        A file stays mapped while any of its tensors is alive, and is opened once.
+        Each has a mapping of its own, so what is not kept does not stay resident.
 
         Raises:
             CheckpointError: A file can no longer be read.
@@ -116,9 +131,20 @@ class Checkpoint:
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
         for file, held in by_file.items():
-            with _opened(file) as handle:
-                for name in held:
-                    yield name, handle.get_tensor(self.tensors[name].name)
+            opened = partial(_opened, file) if file.suffix != GGUF_SUFFIX else partial(nullcontext, GGUFModel.open(file))
+            for name in held:
+                with opened() as handle:
+                    tensor = handle.get_tensor(self.tensors[name].name)
+                if self.tensors[name].dtype == INT8:
+                    yield name, QuantisedWeight(tensor, self._scales(name))
+                else:
+                    yield name, tensor
+
+    def _scales(self, name: str) -> Tensor:
+        stored = self.tensors[name + SCALE_SUFFIX]
+        with _opened(stored.file) as handle:
+            scales: Tensor = handle.get_tensor(stored.name)
+        return scales.float().flatten()
 
     def read_rows(self, name: str, rows: Collection[int]) -> Tensor:
         """Some rows of a matrix as they are stored, `[len(rows), columns]`; the others are not read from disk.
@@ -141,6 +167,13 @@ class Checkpoint:
             CheckpointError: Says which tensors are missing, unexpected, or of another shape or type than can be loaded.
         """
         both = [(name, self.tensors[name], shape) for name, shape in expected.items() if name in self.tensors]
+        scales = {
+            name + SCALE_SUFFIX: shape[:1]
+            for name, stored, shape in both
+            if stored.dtype == INT8 and name.endswith(MATRIX_SUFFIX)
+        }
+        expected = {**expected, **scales}
+        both += [(name, self.tensors[name], shape) for name, shape in scales.items() if name in self.tensors]
         faults = {
             "missing": [f"{name} {list(shape)}" for name, shape in expected.items() if name not in self.tensors],
             "unexpected": [
@@ -150,13 +183,13 @@ class Checkpoint:
             ],
             "misshapen": [
                 f"{stored.name} {list(stored.shape)} in {stored.file.name}, not {list(shape)}"
-                for _, stored, shape in both
-                if stored.shape != shape
+                for name, stored, shape in both
+                if stored.shape != shape and not (name in scales and stored.shape == (*shape, 1))
             ],
             "of a type that cannot be loaded": [
                 f"{stored.name} {stored.dtype} in {stored.file.name}"
-                for _, stored, _ in both
-                if stored.dtype not in STORED_DTYPES
+                for name, stored, _ in both
+                if stored.dtype not in STORED_DTYPES and name + SCALE_SUFFIX not in scales
             ],
         }
         found = [f"{len(names)} {fault}: {_some(names)}." for fault, names in faults.items() if names]
@@ -169,30 +202,46 @@ class Checkpoint:
             )
 
 
-def load_model(source: Path, config: Qwen3Config, *, dtype: torch.dtype, device: torch.device) -> Qwen3:
+def load_model(
+    source: Path,
+    config: Qwen3Config,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    linear: Callable[[Weight], nn.Module] | None = None,
+) -> Qwen3:
     """The model with its weights in `dtype` on `device`, ready to run and without gradients.
 
-    Memory: nothing beyond the file's own pages where the CPU takes the stored type as it is; else the converted
-    weights, with the pages of one file mapped while it is converted (the system may drop those at any time).
-    `tests/model/test_memory.py` measures both.
+    Memory: the embedding table's own pages where the CPU can read its type, and the maps. While a matrix becomes one, it
+    is resident besides. `tests/model/test_memory.py` measures it.
 
     Args:
         source: A folder that holds the weight files, or a GGUF file.
         config: Its configuration.
-        dtype: The type to compute in.
+        dtype: The type to compute in; int8 computes in float32 what is not a product with a weight.
         device: Where to compute.
+        linear: Makes the maps of the layers out of their weights; plain ones in `dtype` where it is None.
 
     Raises:
         CheckpointError: The files are missing or broken, or hold other tensors than the configuration asks for.
     """
+    make_map = linear or choose_linear(dtype, torch.device("meta"))
+    wanted = working_dtype(dtype)
     with torch.device("meta"):
         model = Qwen3(config)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     checkpoint = Checkpoint.open(source)
     checkpoint.check(expected)
-    # First to the device, then to the type: what travels is the smaller of the two.
-    state = {name: tensor.to(device).to(dtype) for name, tensor in checkpoint.read(expected)}
-    model.load_state_dict(state, assign=True)
+    for name, weight in checkpoint.read(expected):
+        # First to the device, then to the type: what travels is the smaller of the two.
+        moved = weight.to(device)
+        path, _, _ = name.rpartition(".")
+        if name.endswith(MATRIX_SUFFIX):
+            model.set_submodule(path, make_map(moved))
+            continue
+        assert isinstance(moved, Tensor), "only matrices of layers are quantised"
+        keep = name == EMBEDDING and device.type == "cpu" and moved.itemsize <= wanted.itemsize
+        model.get_submodule(path).weight = nn.Parameter(moved if keep else moved.to(wanted))
     return model.requires_grad_(False).eval()
 
 

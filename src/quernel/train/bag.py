@@ -55,7 +55,7 @@ def bag_hidden(model: Qwen3, token_ids: Tensor, bounds: Tensor, *, end_token: in
     gathered = sums[:, :width].view(len(sums), -1, attention.head_dim) / sums[:, width:].unsqueeze(-1)
     h = end + attention.o_proj(gathered.flatten(1))
     if with_mlp:
-        h = h + layer.mlp(layer.post_attention_layernorm(h))
+        h = layer.mlp(h, layer.post_attention_layernorm(h))
     out: Tensor = norm(h)
     return out
 
