@@ -38,7 +38,7 @@ class LocalModel(ABC):
         model: A hub id (`owner/name`, `owner/name@revision`), a folder, a GGUF file, or a built-in name; `None` for the
             built-in model of this kind.
         device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
-        dtype: `auto` (what the machine computes well), `float32`, `bfloat16` or `float16`.
+        dtype: `auto` (what the machine computes well), `float32`, `bfloat16`, `float16`, or `int8` on a CPU.
         revision: Branch, tag or commit on the hub.
         max_tokens: Longest input; at most (and by default) what the checkpoint promises.
         engine: Sizes of batches and queue.

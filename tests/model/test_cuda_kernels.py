@@ -10,8 +10,11 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # Triton reads it when it is imported
 pytest.importorskip("triton", reason="Triton is not installed; torch's CPU builds come without it")
 
+from quernel.model import cuda_kernels
+from quernel.model.cuda_check import verify_fast_path
 from quernel.model.cuda_kernels import add_rms_norm, norm_and_rotate, rms_norm, silu_and_multiply
 from quernel.model.layers import RMSNorm, rotate
+from tests.model.test_cuda_check import CONFIG
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMITS = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -87,3 +90,10 @@ def test_silu_and_multiply_is_the_layer(rows, width, dtype):
 def test_large_values_stay_finite():
     gate = torch.tensor([-1e4, -100.0, 100.0, 1e4], device=DEVICE)
     assert_same(silu_and_multiply(gate, torch.ones_like(gate)), F.silu(gate))
+
+
+@dtypes
+def test_the_check_at_start_lets_every_kernel_through(dtype):
+    names = ("rms_norm", "add_rms_norm", "norm_and_rotate", "silu_and_multiply")
+    parts = {name: getattr(cuda_kernels, name) for name in names}
+    assert verify_fast_path(CONFIG, torch.device(DEVICE), dtype, parts) == [*names]

@@ -24,6 +24,9 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "verify": "Check a model on this machine against published results.",
         "bench": "Measure how fast a model is on this machine.",
     },
+    "Make models": {
+        "quantize": "Write a model with its weights in 8 bits.",
+    },
 }
 """Heading to command to its line in `quernel --help`; the command itself is `quernel.cli.<name>.command`."""
 

@@ -152,7 +152,9 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
         parts = [(query[span.rows], key[span.keys], value[span.keys]) for span in plan.own]
         return torch.cat(
             [
-                _attend_in_blocks(*part) if plan.causal and _suits_blocks(part[0]) else _attend(*part, causal=plan.causal)[0]
+                _attend_in_blocks(*part)
+                if plan.causal and _suits_blocks(part[0])
+                else _attend(*part, causal=plan.causal)[0]
                 for part in parts
             ]
         )

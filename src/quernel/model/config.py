@@ -12,6 +12,28 @@ ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model", "Qwen3ForSequenceClassificati
 """What `architectures` may say: the official files, the bare model, and reranker conversions with a `score` head."""
 
 
+QUANTISATION_KEY = "quantization_config"
+
+SYMMETRIC_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
+
+INT8_CONFIG: Mapping[str, Any] = {
+    "quant_method": "compressed-tensors",
+    "format": "int-quantized",
+    "quantization_status": "compressed",
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {**SYMMETRIC_INT8, "strategy": "channel", "dynamic": False},
+            "input_activations": {**SYMMETRIC_INT8, "strategy": "token", "dynamic": True},
+            "output_activations": None,
+        }
+    },
+    "ignore": ["lm_head", "score"],
+    "kv_cache_scheme": None,
+}
+"""What `config.json` says of a checkpoint in 8 bits."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Qwen3Config:
     """The numbers that fix a Qwen3 model's arithmetic. Names are those of `config.json`.
@@ -119,6 +141,7 @@ class Qwen3Config:
         for feature, present in refusals.items():
             if present:
                 raise UnsupportedModelError(f"config.json asks for {feature}, which no Qwen3 embedding model has.")
+        _check_quantisation(raw)
         required = (
             "vocab_size",
             "hidden_size",
@@ -143,6 +166,34 @@ class Qwen3Config:
             rms_norm_eps=rms_norm_eps,
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             dtype=raw.get("dtype") or raw.get("torch_dtype"),
+        )
+
+
+def _check_quantisation(raw_config: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that is quantised in another form than ours.
+
+    Raises:
+        UnsupportedModelError: It is.
+    """
+    said = raw_config.get(QUANTISATION_KEY)
+    if said is None:
+        return
+    groups = said.get("config_groups") or {}
+    ours = INT8_CONFIG["config_groups"]["group_0"]
+    fits = [
+        all(
+            (group.get(part) or {}).get(key) == value
+            for part in ("weights", "input_activations")
+            for key, value in ours[part].items()
+        )
+        for group in groups.values()
+    ]
+    if said.get("format") != INT8_CONFIG["format"] or not fits or not all(fits):
+        method = said.get("quant_method", "an unknown method")
+        raise UnsupportedModelError(
+            f"The weights are quantised by {method} ({said.get('format', 'no format')}), which cannot be computed.",
+            param=QUANTISATION_KEY,
+            hint="Take the original checkpoint; `quernel quantize` writes it in 8 bits. GGUF files can be read, too.",
         )
 
 

@@ -27,7 +27,7 @@ int64 `[N]`. Some texts are empty. It must not depend on values that the host wo
 """
 
 Capture: TypeAlias = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-"""Records a function without arguments. The result repeats its work, and gives its output, which the next overwrites."""
+"""Records a function without arguments. The result repeats its work and gives its output, until the next repetition."""
 
 BUCKETS = (16, 32, 64, 128, 256)
 """Rows. More of them fill a large accelerator without graphs, and each graph holds memory for its activations."""
@@ -174,7 +174,7 @@ class CudaCapture:
     def __call__(self, run: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """The recorded function. Its output is overwritten by the next replay of any graph of the pool."""
         with torch.cuda.device(self._device):
-            side = torch.cuda.Stream()
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP_RUNS):

@@ -148,7 +148,9 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: QuantisedWeight) -> None:
         super().__init__()
-        self.packed = torch.ops.onednn.qlinear_prepack(weight.values.contiguous(), [PACKING_ROWS, weight.values.shape[1]])
+        self.packed = torch.ops.onednn.qlinear_prepack(
+            weight.values.contiguous(), [PACKING_ROWS, weight.values.shape[1]]
+        )
         self.scales = nn.Buffer(weight.scales.contiguous())
         self.zeros = nn.Buffer(torch.zeros(len(weight.scales), dtype=torch.int32))
         self.limit = 127 if _multiplies_int8_exactly(127) else 63

@@ -2,8 +2,8 @@
 
 Files are memory-mapped, and tensors are read one at a time. The embedding table stays in the mapping: only the rows of
 tokens that occur are ever read from disk. The matrices of the layers become maps (`quernel.model.linear`) in whatever
-form the machine multiplies fastest; where that is the plain one in the stored type, they stay in the mapping too. What a
-GGUF file has quantised is computed like anything else, in the type that is chosen: the smaller file is not a smaller
+form the machine multiplies fastest; where that is the plain one in the stored type, they stay in the mapping too. What
+a GGUF file has quantised is computed like anything else, in the type that is chosen: the smaller file is not a smaller
 model.
 """
 
@@ -131,7 +131,9 @@ class Checkpoint:
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
         for file, held in by_file.items():
-            opened = partial(_opened, file) if file.suffix != GGUF_SUFFIX else partial(nullcontext, GGUFModel.open(file))
+            opened = (
+                partial(_opened, file) if file.suffix != GGUF_SUFFIX else partial(nullcontext, GGUFModel.open(file))
+            )
             for name in held:
                 with opened() as handle:
                     tensor = handle.get_tensor(self.tensors[name].name)
@@ -212,8 +214,8 @@ def load_model(
 ) -> Qwen3:
     """The model with its weights in `dtype` on `device`, ready to run and without gradients.
 
-    Memory: the embedding table's own pages where the CPU can read its type, and the maps. While a matrix becomes one, it
-    is resident besides. `tests/model/test_memory.py` measures it.
+    Memory: the embedding table's own pages where the CPU can read its type, and the maps. While a matrix becomes one,
+    it is resident besides. `tests/model/test_memory.py` measures it.
 
     Args:
         source: A folder that holds the weight files, or a GGUF file.
@@ -229,7 +231,7 @@ def load_model(
     wanted = working_dtype(dtype)
     with torch.device("meta"):
         model = Qwen3(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = expected_shapes(config)
     checkpoint = Checkpoint.open(source)
     checkpoint.check(expected)
     for name, weight in checkpoint.read(expected):
@@ -243,6 +245,12 @@ def load_model(
         keep = name == EMBEDDING and device.type == "cpu" and moved.itemsize <= wanted.itemsize
         model.get_submodule(path).weight = nn.Parameter(moved if keep else moved.to(wanted))
     return model.requires_grad_(False).eval()
+
+
+def expected_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
+    """The tensors of a model, by name without `model.`; heads are not among them."""
+    with torch.device("meta"):
+        return {name: tuple(tensor.shape) for name, tensor in Qwen3(config).state_dict().items()}
 
 
 def stored_dtype(source: Path) -> torch.dtype | None:

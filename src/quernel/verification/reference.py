@@ -51,7 +51,7 @@ def reference_vectors(folder: Path, texts: Sequence[str], *, device: str, dtype:
         folder: The model's folder.
         texts: Whole texts, with their prompts.
         device: Where to compute.
-        dtype: What to compute in.
+        dtype: What to compute in; float32 for int8.
 
     Raises:
         SettingsError: transformers is not installed.
@@ -104,7 +104,8 @@ def _loaded(kind: str, folder: Path, device: str, dtype: str) -> Iterator[tuple[
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     option = "dtype" if int(transformers.__version__.partition(".")[0]) >= 5 else "torch_dtype"
-    model = getattr(transformers, kind).from_pretrained(folder, **{option: getattr(torch, dtype)}).to(device).eval()
+    wanted = torch.float32 if dtype == "int8" else getattr(torch, dtype)  # what 8 bits should come near to
+    model = getattr(transformers, kind).from_pretrained(folder, **{option: wanted}).to(device).eval()
     with torch.inference_mode():
         yield model, transformers.AutoTokenizer.from_pretrained(folder)
 
