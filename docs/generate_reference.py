@@ -12,6 +12,7 @@ from typing import Any
 import quernel
 from quernel.cli.main import cli
 from quernel.cli.settings import SECTIONS, declaration, default_text, environment_name, flag_name
+from quernel.server.metrics import MEASURES
 from quernel.settings import declared_settings
 from quernel.types import Vectors
 
@@ -54,6 +55,16 @@ def settings_page() -> str:
             rows.append(f"| {' | '.join(cells)} | {setting.metadata['help']} |")
         blocks += [f"## [{section}]", first_line(part), "\n".join(rows)]
     return page(blocks)
+
+
+def metrics_page() -> str:
+    """Every metric of `GET /metrics`."""
+    rows = ["| metric | type | |", "| --- | --- | --- |"]
+    for measure in MEASURES:
+        name = measure.name + ("_total" if measure.kind == "counter" else "")
+        rows.append(f"| `{name}` | {measure.kind} | {measure.about} |")
+    about = "What `GET /metrics` answers, for Prometheus. Each has the label `model`."
+    return page(["# Metrics", about, "\n".join(rows)])
 
 
 def python_page() -> str:
@@ -171,7 +182,7 @@ def page(blocks: list[str]) -> str:
     return "\n\n".join([NOTICE, *blocks]) + "\n"
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"cli.md": cli_page, "settings.md": settings_page, "python.md": python_page}
+PAGES: Mapping[str, Callable[[], str]] = {"cli.md": cli_page, "settings.md": settings_page, "python.md": python_page, "metrics.md": metrics_page}
 
 
 def main() -> int:

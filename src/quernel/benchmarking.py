@@ -13,10 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor, nn
 
 from quernel.embedder import Embedder
 from quernel.errors import InvalidRequestError
 from quernel.model.config import Qwen3Config
+from quernel.model.dtypes import working_dtype
+from quernel.model.linear import choose_linear, plain_linear
 from quernel.reranker import Reranker
 from quernel.types import EmbeddingRequest, InputType, ModelKind, RerankRequest, Truncate
 
@@ -216,7 +219,13 @@ def make_texts(workload: Workload, seed: int = 0) -> list[str]:
 
 
 def measure_ceiling(config: Qwen3Config, dtype: str, device: str) -> float:
-    """Operations a second of the matrix products of one layer, back to back, float."""
+    """Operations a second of the matrix products of one layer, back to back, in the fastest form that this machine has.
+
+    Args:
+        config: The model's shape.
+        dtype: The type of the products, by name.
+        device: Where.
+    """
     queries, keys = (count * config.head_dim for count in (config.num_attention_heads, config.num_key_value_heads))
     shapes = (
         (config.hidden_size, queries + 2 * keys),
@@ -224,27 +233,29 @@ def measure_ceiling(config: Qwen3Config, dtype: str, device: str) -> float:
         (config.hidden_size, 2 * config.intermediate_size),
         (config.intermediate_size, config.hidden_size),
     )
-    kind = getattr(torch, dtype)
-    pairs = [
-        (torch.ones(CEILING_ROWS, width, dtype=kind, device=device), torch.ones(out, width, dtype=kind, device=device))
-        for width, out in shapes
-    ]
+    kind, where = getattr(torch, dtype), torch.device(device)
+    forms = [choose_linear(kind, where)]
+    if kind is not torch.int8:
+        forms.append(plain_linear)
 
-    def once() -> None:
-        for rows, weight in pairs:
-            torch.nn.functional.linear(rows, weight)
-        if rows.is_cuda:
-            torch.cuda.synchronize()
-
-    flops = sum(2 * CEILING_ROWS * width * out for width, out in shapes)
-    with torch.inference_mode():
-        once()
+    def seconds(form: Callable[[Tensor], nn.Module]) -> float:
+        pairs = []
+        for width, out in shapes:
+            linear = form(torch.ones(out, width, dtype=working_dtype(kind), device=where))
+            rows = torch.ones(CEILING_ROWS, width, dtype=working_dtype(kind), device=where)
+            pairs.append((linear, linear.prepare(rows)))  # type: ignore[operator]
         best = float("inf")
-        for _ in range(5):
+        for _ in range(6):
             start = time.perf_counter()
-            once()
+            for linear, rows in pairs:
+                linear(rows)
+            if where.type == "cuda":
+                torch.cuda.synchronize(where)
             best = min(best, time.perf_counter() - start)
-    return flops / best
+        return best
+
+    with torch.inference_mode():
+        return sum(2 * CEILING_ROWS * width * out for width, out in shapes) / min(map(seconds, forms))
 
 
 def peak_bytes() -> int:

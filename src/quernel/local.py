@@ -4,18 +4,21 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 
+from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_memory
 from quernel.engine.config import EngineConfig
-from quernel.engine.engine import Engine
+from quernel.engine.engine import Engine, EngineStatistics
 from quernel.engine.runner import ModelRunner
 from quernel.errors import SettingsError, TokenizerError, UnsupportedModelError
 from quernel.model.config import Qwen3Config
-from quernel.model.dtypes import resolve_device, resolve_dtype
+from quernel.model.cuda import enable_fast_path
+from quernel.model.dtypes import resolve_device, resolve_dtype, working_dtype
 from quernel.model.files import locate
 from quernel.model.gguf import load_raw_config, read_metadata
 from quernel.model.linear import choose_linear
@@ -48,6 +51,7 @@ class LocalModel(ABC):
 
     Attributes:
         config: The model's shape.
+        budget: How much it computes at once, and what that takes of memory.
 
     Raises:
         ModelLoadError: The model cannot be found, read or used.
@@ -111,13 +115,20 @@ class LocalModel(ABC):
             return load_model(source, config, dtype=dtype, device=chosen_device, linear=linear)
 
         has_float32_range = chosen_dtype in (torch.float32, torch.int8)
+        engine = engine or EngineConfig()
+        chunk_rows = CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None
+        model_on_device = load(chosen_dtype)
         runner = ModelRunner(
-            load(chosen_dtype),
+            model_on_device,
+            graphs=enable_fast_path(model_on_device),
             load_wide=None if has_float32_range else partial(load, torch.float32),
-            prefix_cache_bytes=(engine or EngineConfig()).prefix_cache_mib << 20,
-            chunk_rows=CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None,
+            prefix_cache_bytes=engine.prefix_cache_mib << 20,
+            chunk_rows=chunk_rows,
         )
-        self._engine = Engine(runner, engine)
+        self.budget = _plan(
+            runner, config, engine, dtype=chosen_dtype, device=chosen_device, chunk_rows=chunk_rows
+        )
+        self._engine = Engine(runner, replace(engine, max_batch_tokens=self.budget.max_batch_tokens))
         self._finalizer = weakref.finalize(self, self._engine.close)
 
     @abstractmethod
@@ -132,6 +143,11 @@ class LocalModel(ABC):
         """What the model is."""
         return self._info
 
+    @property
+    def statistics(self) -> EngineStatistics:
+        """What the engine has done so far; from any thread."""
+        return self._engine.statistics
+
     def __enter__(self) -> Self:
         return self
 
@@ -141,6 +157,32 @@ class LocalModel(ABC):
     def close(self) -> None:
         """Stop the engine; requests that wait fail with `EngineClosedError`. Safe to call twice."""
         self._finalizer()
+
+
+def _plan(
+    runner: ModelRunner,
+    config: Qwen3Config,
+    engine: EngineConfig,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    chunk_rows: int | None,
+) -> Budget:
+    """How much to compute at once: what is set, else what the measured speed and the free memory allow."""
+    workspace = Workspace.of(config, working_dtype(dtype).itemsize)
+    tokens, speed = engine.max_batch_tokens, 0.0
+    if tokens is None:
+        speed = runner.measure_speed(min(CPU_CHUNK_ROWS, config.max_position_embeddings))
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+        tokens = choose_batch_tokens(workspace, chunk_rows, speed, free)
+    table = config.vocab_size * config.hidden_size * working_dtype(dtype).itemsize
+    return Budget(
+        max_batch_tokens=tokens,
+        tokens_per_second=speed,
+        weights_bytes=config.num_layer_parameters * dtype.itemsize + table,
+        workspace_bytes=workspace.bytes(tokens, chunk_rows),
+        prefix_cache_bytes=engine.prefix_cache_mib << 20,
+    )
 
 
 def _limit(max_tokens: int | None, config: Qwen3Config, side_files: SideFiles) -> int:

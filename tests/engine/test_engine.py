@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from quernel.engine.config import EngineConfig
-from quernel.engine.engine import Engine, wait
+from quernel.engine.engine import Engine, RunnerStatistics, wait
 from quernel.errors import EngineClosedError, InternalError, NonFiniteError, OverloadedError
 
 
@@ -22,6 +22,8 @@ class FakeRunner:
         self.started = threading.Event()
         if not held:
             self.gate.set()
+
+    statistics = RunnerStatistics()
 
     def steps(self, paths):
         is_first = not self.started.is_set()

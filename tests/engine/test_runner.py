@@ -48,7 +48,7 @@ def test_an_overflow_in_half_precision_is_computed_again_in_float32():
     guarded = runner.run(prompts)
     broken = ~np.isfinite(alone).all(axis=1)
     assert np.isfinite(guarded).all()
-    assert runner.num_recomputed == broken.sum()
+    assert runner.statistics.num_recomputed == broken.sum()
     np.testing.assert_allclose(guarded[broken], ModelRunner(wide).run(prompts)[broken], rtol=1e-5, atol=1e-5)
     runner.run(prompts)
     assert len(loads) == 1
@@ -108,7 +108,7 @@ def test_prefixes_of_a_batch_that_overflowed_are_not_kept():
     narrow.load_state_dict(wide.state_dict())
     runner = ModelRunner(narrow.half(), load_wide=lambda: wide, prefix_cache_bytes=1 << 20)
     first = runner.run([((1, 7), (2,)), ((1, 7), (3,))])
-    assert runner.num_recomputed == 2
+    assert runner.statistics.num_recomputed == 2
     assert len(runner.prefix_cache) == 0
     np.testing.assert_array_equal(first, runner.run([((1, 7), (2,)), ((1, 7), (3,))]))
 

@@ -12,9 +12,12 @@ pytest.importorskip("triton", reason="Triton is not installed; torch's CPU build
 
 from quernel.model import cuda_kernels
 from quernel.model.cuda_check import verify_fast_path
-from quernel.model.cuda_kernels import add_rms_norm, norm_and_rotate, rms_norm, silu_and_multiply
+from quernel.model.cuda_kernels import norm_and_rotate, rms_norm, silu_and_multiply
 from quernel.model.layers import RMSNorm, rotate
 from tests.model.test_cuda_check import CONFIG
+
+# Triton 3.9 announces a default of 3.10 when it first compiles; our tolerances hold with either.
+pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 LIMITS = {torch.float32: 2e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
@@ -56,15 +59,6 @@ def test_rms_norm_is_the_layer(rows, width, dtype):
 
 
 @dtypes
-@rows_and_widths
-def test_add_rms_norm_is_the_sum_and_its_norm(rows, width, dtype):
-    module, x, residual = norm(width, dtype), random(rows, width, dtype=dtype), random(rows, width, dtype=dtype, seed=1)
-    total, normed = add_rms_norm(x, residual, module.weight, module.eps)
-    assert_same(total, x + residual)
-    assert_same(normed, module(x + residual))
-
-
-@dtypes
 @pytest.mark.parametrize(("rows", "heads"), [(1, 8), (1, 32), (7, 16), (7, 7), (513, 16), (33, 32)])
 def test_norm_and_rotate_is_the_norm_and_the_rotation(rows, heads, dtype):
     module, x = norm(128, dtype), random(rows, heads, 128, dtype=dtype)
@@ -94,6 +88,6 @@ def test_large_values_stay_finite():
 
 @dtypes
 def test_the_check_at_start_lets_every_kernel_through(dtype):
-    names = ("rms_norm", "add_rms_norm", "norm_and_rotate", "silu_and_multiply")
+    names = ("rms_norm", "norm_and_rotate", "silu_and_multiply")
     parts = {name: getattr(cuda_kernels, name) for name in names}
     assert verify_fast_path(CONFIG, torch.device(DEVICE), dtype, parts) == [*names]

@@ -74,6 +74,7 @@ def command(
     from quernel.benchmarking import Benchmark
 
     with open_model(choice, engine) as opened:
+        say(f"{opened.info.name}: {opened.budget}", quiet=quiet)
         benchmark = Benchmark(
             opened, opened.config, repetitions=repetitions, report=lambda line: say(line, quiet=quiet)
         )

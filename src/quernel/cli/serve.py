@@ -67,6 +67,8 @@ def command(*, models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any
             opened.callback(loaded[-1].close)
         app = create_app(loaded, config=server)
         infos = [model.info for model in loaded]
+        for model in loaded:
+            say(f"{model.info.name}: {model.budget}", quiet=quiet)
         say(banner(infos, url_of(listener), time.monotonic() - started), quiet=quiet)
         if as_json:
             print_ready(infos, url_of(listener))

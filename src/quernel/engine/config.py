@@ -10,9 +10,10 @@ from quernel.settings import setting
 class EngineConfig:
     """How much the engine computes at once and how much it lets wait."""
 
-    max_batch_tokens: int = setting(
-        8_192,
-        "Tokens computed in one batch; a longer text runs alone. More helps a large accelerator, less saves memory.",
+    max_batch_tokens: int | None = setting(
+        None,
+        "Tokens computed in one batch; a longer text runs alone. By default as many as take two seconds, by the speed "
+        "measured at start, and fit into memory. All of a batch is answered when all of it is done.",
     )
     max_queue_tokens: int = setting(
         2_000_000,
@@ -36,7 +37,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for name in ("max_batch_tokens", "max_queue_tokens"):
             value = getattr(self, name)
-            if value < 1:
+            if value is not None and value < 1:
                 raise SettingsError(f"{name} is {value}.", param=name, hint="Set 1 or more.")
         for name in ("max_interactive_tokens", "max_wait_seconds", "prefix_cache_mib"):
             value = getattr(self, name)

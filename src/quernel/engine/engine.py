@@ -18,8 +18,32 @@ from quernel.types import TokenPath, Vectors
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class RunnerStatistics:
+    """Counts since the start.
+
+    Attributes:
+        num_tokens: Tokens computed; shared ones once, cached ones not at all.
+        num_prefix_hits: Prefixes that were found in the cache.
+        num_prefix_misses: Prefixes that could have been.
+        prefix_cache_bytes: What the cache holds now.
+        num_recomputed: Prompts whose first result was NaN or infinite and that were computed again in float32.
+    """
+
+    num_tokens: int = 0
+    num_prefix_hits: int = 0
+    num_prefix_misses: int = 0
+    prefix_cache_bytes: int = 0
+    num_recomputed: int = 0
+
+
 class Runner(Protocol):
     """What the engine needs of a model: `ModelRunner`, or a fake."""
+
+    @property
+    def statistics(self) -> RunnerStatistics:
+        """Counts since the start; from any thread."""
+        ...
 
     def steps(self, paths: Sequence[TokenPath]) -> Generator[None, None, Vectors]:
         """Hidden states of the prompts' last tokens, float32 `[N, C]`; between steps another batch may run."""
@@ -34,11 +58,13 @@ class EngineStatistics:
         num_batches: Batches run.
         num_prompts: Prompts computed.
         num_waiting_tokens: Tokens in the queue now.
+        runner: What the runner counted.
     """
 
     num_batches: int
     num_prompts: int
     num_waiting_tokens: int
+    runner: RunnerStatistics
 
 
 class Engine:
@@ -73,7 +99,8 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """Counts since the start."""
         with self._changed:
-            return EngineStatistics(self._num_batches, self._num_prompts, self._scheduler.num_waiting_tokens)
+            waiting = self._scheduler.num_waiting_tokens
+            return EngineStatistics(self._num_batches, self._num_prompts, waiting, self._runner.statistics)
 
     def submit(self, paths: Sequence[TokenPath]) -> "Future[Vectors]":
         """The promise of the prompts' hidden states, float32 `[N, C]`. Cancelling it drops what is not computed yet.

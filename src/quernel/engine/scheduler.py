@@ -86,6 +86,10 @@ class Running:
     interrupted_seconds: float = 0.0
 
 
+UNMEASURED_BATCH_TOKENS = 8_192
+"""Tokens in a batch where nobody has said or measured how many."""
+
+
 class Scheduler:
     """A bounded queue of jobs, handed out as batches of at most `max_batch_tokens`.
 
@@ -99,6 +103,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
+        self._max_batch_tokens = config.max_batch_tokens or UNMEASURED_BATCH_TOKENS
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self.num_waiting_tokens = 0
@@ -166,7 +171,7 @@ class Scheduler:
             job = lane[0]
             while job.num_taken < len(job.paths):
                 path = job.paths[job.num_taken]
-                if batch and shared.num_tokens + shared.cost(path) > self._config.max_batch_tokens:
+                if batch and shared.num_tokens + shared.cost(path) > self._max_batch_tokens:
                     return batch
                 shared.add(path)
                 batch.append(Item(job, job.num_taken))

@@ -14,7 +14,7 @@ Shapes:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -72,6 +72,10 @@ class VarlenPlan:
 
     own: VarlenCall
     context: tuple[VarlenCall, ...] = ()
+
+
+Plan: TypeAlias = AttentionPlan | VarlenPlan
+"""What a layer attends by."""
 
 
 def plan_varlen_rows(layout: Layout, device: torch.device) -> VarlenPlan:
@@ -145,9 +149,7 @@ def attend_varlen(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, k
     return merged.to(query.dtype)
 
 
-def attend_planned(
-    query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan | AttentionPlan, kernel: VarlenKernel | None = None
-) -> Tensor:
+def attend_planned(query: Tensor, key: Tensor, value: Tensor, plan: Plan, kernel: VarlenKernel | None = None) -> Tensor:
     """Attention by either kind of plan: what a layer calls. `[Q, H, D]`.
 
     Args:

@@ -37,21 +37,6 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The residual sum and its `RMSNorm.forward`, both `[Q, C]`: the stream, and what the next block reads.
-
-    Args:
-        x: What a block adds, `[Q, C]`, contiguous.
-        residual: The stream before it, `[Q, C]`, contiguous.
-        weight: `[C]`.
-        eps: Added to the mean square.
-    """
-    total, out = torch.empty_like(x), torch.empty_like(x)
-    block = triton.next_power_of_2(x.shape[-1])
-    _add_rms_norm[(x.shape[0],)](x, residual, weight, total, out, x.shape[-1], eps, block, num_warps=_warps(block))
-    return total, out
-
-
 def norm_and_rotate(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
     """`rotate(RMSNorm.wide(x), cos, sin)` for each head of each row, in the type of `x`. `[Q, H, D]`, contiguous.
 
@@ -104,20 +89,6 @@ def _rms_norm(x, weight, out, stride, size, eps, block: tl.constexpr):
     part = tl.load(x + row * stride + columns, mask=inside, other=0.0).to(tl.float32)
     scales = tl.load(weight + columns, mask=inside, other=0.0)
     tl.store(out + row * size + columns, _scaled(part, scales, size, eps).to(out.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _add_rms_norm(x, residual, weight, total, out, size, eps, block: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, block)
-    inside = columns < size
-    here = row * size + columns
-    part = tl.load(x + here, mask=inside, other=0.0).to(tl.float32)
-    part += tl.load(residual + here, mask=inside, other=0.0).to(tl.float32)
-    rounded = part.to(total.dtype.element_ty)  # the norm is of the stream as it is stored
-    tl.store(total + here, rounded, mask=inside)
-    scales = tl.load(weight + columns, mask=inside, other=0.0)
-    tl.store(out + here, _scaled(rounded.to(tl.float32), scales, size, eps).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit

@@ -6,13 +6,14 @@ Shapes:
     G   key/value heads                       D   width of a head
 """
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from quernel.model.attention import AttentionPlan, attend
 from quernel.model.config import Qwen3Config
+from quernel.model.cuda_attention import Plan, attend_planned
 from quernel.model.linear import Linear, Rows
 
 KeyValue: TypeAlias = tuple[Tensor, Tensor]
@@ -28,6 +29,9 @@ class RMSNorm(nn.Module):
     Source: arXiv 1910.07467; `Qwen3RMSNorm` in transformers.
     """
 
+    fused: Callable[[Tensor, Tensor, float], Tensor] | None = None
+    """The same as one kernel over rows, where the device has one: `quernel.model.cuda`."""
+
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
@@ -35,6 +39,8 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` scaled to mean square 1 over its last dimension, times the weight. Same shape and type."""
+        if self.fused is not None:
+            return self.fused(x, self.weight, self.eps)
         scaled: Tensor = self.weight * self._unscaled(x.float()).to(x.dtype)
         return scaled
 
@@ -60,14 +66,21 @@ class Rotary(nn.Module):
         super().__init__()
         self.head_dim = config.head_dim
         self.theta = config.rope_theta
+        self._frequencies: dict[torch.device, Tensor] = {}
 
     def forward(self, positions: Tensor) -> Angles:
         """Cosines and sines of the rows, each float32 `[Q, 1, D/2]`, for integer `positions` `[Q]`."""
-        # On the CPU always, so that the angles are the same bits on every device.
-        exponents = torch.arange(0, self.head_dim, 2, dtype=torch.int64).float() / self.head_dim
-        inverse_frequencies = (1.0 / (self.theta**exponents)).to(positions.device)
-        angles = (positions.float().unsqueeze(-1) * inverse_frequencies).unsqueeze(1)
+        angles = (positions.float().unsqueeze(-1) * self._on(positions.device)).unsqueeze(1)
         return angles.cos(), angles.sin()
+
+    def _on(self, device: torch.device) -> Tensor:
+        """Radians a position of each pair, float32 `[D/2]`; copied to a device once."""
+        if device not in self._frequencies:
+            # Computed on the CPU always, so that the angles are the same bits on every device.
+            exponents = torch.arange(0, self.head_dim, 2, dtype=torch.int64, device="cpu").float() / self.head_dim
+            with torch.inference_mode(False):
+                self._frequencies[device] = (1.0 / (self.theta**exponents)).to(device)
+        return self._frequencies[device]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -82,6 +95,9 @@ class Attention(nn.Module):
 
     Source: arXiv 2505.09388 (Qwen3), section 2; `Qwen3Attention` in transformers.
     """
+
+    fused_turn: Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor] | None = None
+    """A head's norm and rotation as one kernel, where the device has one."""
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
@@ -100,7 +116,7 @@ class Attention(nn.Module):
         value: Tensor = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         return self._turned(self.k_norm, self.k_proj(x), angles), value
 
-    def forward(self, h: Tensor, x: Rows, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
+    def forward(self, h: Tensor, x: Rows, angles: Angles, seen: KeyValue, plan: Plan) -> Tensor:
         """Rows and what they gather from those that they see.
 
         Args:
@@ -114,15 +130,21 @@ class Attention(nn.Module):
             `[Q, C]`.
         """
         query = self._turned(self.q_norm, self.q_proj(x), angles)
-        gathered = self.o_proj.prepare(attend(query, *seen, plan).flatten(-2))
+        gathered = self.o_proj.prepare(attend_planned(query, *seen, plan).flatten(-2))
         return self.o_proj.plus(gathered, h)
 
     def _turned(self, norm: RMSNorm, rows: Tensor, angles: Angles) -> Tensor:
-        return rotate(norm.wide(rows.unflatten(-1, (-1, self.head_dim))), *angles).to(rows.dtype)
+        heads = rows.unflatten(-1, (-1, self.head_dim))
+        if self.fused_turn is not None:
+            return self.fused_turn(heads, norm.weight, *angles, norm.eps)
+        return rotate(norm.wide(heads), *angles).to(rows.dtype)
 
 
 class MLP(nn.Module):
     """SwiGLU: `down(silu(gate(x)) * up(x))`. Source: arXiv 2002.05202; `Qwen3MLP` in transformers."""
+
+    fused_gate: Callable[[Tensor, Tensor], Tensor] | None = None
+    """`silu(gate) * up` as one kernel, where the device has one."""
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
@@ -133,7 +155,10 @@ class MLP(nn.Module):
     def forward(self, h: Tensor, x: Tensor) -> Tensor:
         """Rows `h` `[Q, C]` and what comes of the same rows normalised, `x`; each row for itself. `[Q, C]`."""
         rows = self.gate_proj.prepare(x)
-        wide = self.up_proj.times(rows, self.gate_proj.silu(rows))
+        if self.fused_gate is not None:
+            wide = self.fused_gate(self.gate_proj(rows), self.up_proj(rows))
+        else:
+            wide = self.up_proj.times(rows, self.gate_proj.silu(rows))
         return self.down_proj.plus(self.down_proj.prepare(wide), h)
 
 
@@ -151,7 +176,7 @@ class DecoderLayer(nn.Module):
         """Rows `[Q, C]` as attention takes them."""
         return self.self_attn.q_proj.prepare(self.input_layernorm(h))
 
-    def forward(self, h: Tensor, x: Rows, angles: Angles, seen: KeyValue, plan: AttentionPlan) -> Tensor:
+    def forward(self, h: Tensor, x: Rows, angles: Angles, seen: KeyValue, plan: Plan) -> Tensor:
         """Rows after this layer.
 
         Args:

@@ -77,17 +77,19 @@ class Linear(nn.Linear):
         """Rows as the other methods take them. Once for several maps of the same kind."""
         return x
 
-    def silu(self, x: Rows) -> Tensor:
+    def silu(self, x: Tensor) -> Tensor:
         """`silu(self(x))`, `[Q, O]`."""
         return F.silu(self(x))
 
-    def times(self, x: Rows, other: Tensor) -> Tensor:
+    def times(self, x: Tensor, other: Tensor) -> Tensor:
         """`self(x) * other`, `[Q, O]`."""
         out: Tensor = self(x) * other
         return out
 
-    def plus(self, x: Rows, other: Tensor) -> Tensor:
+    def plus(self, x: Tensor, other: Tensor) -> Tensor:
         """`self(x) + other`, `[Q, O]`."""
+        if self.weight.is_cuda:
+            return torch.addmm(other, x, self.weight.t())  # added before the product is rounded and written
         out: Tensor = self(x) + other
         return out
 

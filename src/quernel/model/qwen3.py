@@ -14,8 +14,9 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from quernel.model.attention import AttentionPlan, plan_reads, plan_rows
+from quernel.model.attention import plan_reads, plan_rows
 from quernel.model.config import Qwen3Config
+from quernel.model.cuda_attention import Plan, plan_texts, plan_varlen_reads, plan_varlen_rows
 from quernel.model.layers import DecoderLayer, KeyValue, RMSNorm, Rotary
 from quernel.model.layout import Layout
 
@@ -27,7 +28,7 @@ class Chunk:
     """Rows of the stream that go through a layer together, and what they see."""
 
     rows: slice
-    plan: AttentionPlan
+    plan: Plan
 
 
 class Qwen3(nn.Module):
@@ -37,6 +38,9 @@ class Qwen3(nn.Module):
 
     Source: arXiv 2505.09388; `Qwen3Model` in transformers, with which it agrees to rounding (`tests/parity`).
     """
+
+    has_varlen_kernel = False
+    """Whether all sequences of a batch may be attended to in one launch: `quernel.model.cuda`."""
 
     def __init__(self, config: Qwen3Config) -> None:
         super().__init__()
@@ -88,7 +92,13 @@ class Qwen3(nn.Module):
         stream = [layout.segments[index] for index in layout.stream]
         positions = torch.cat([torch.arange(part.position, part.position + part.length) for part in stream])
         reads = torch.tensor([layout.rows(index).stop - 1 for index in layout.reads]).to(device)
-        chunks = [Chunk(rows, plan_rows(layout, rows.start, rows.stop, device)) for rows in _cut(layout, chunk_rows)]
+        if self.has_varlen_kernel and chunk_rows is None and not torch.is_grad_enabled():
+            chunks = [Chunk(slice(0, layout.num_tokens), plan_varlen_rows(layout, device))]
+            read_plan: Plan = plan_varlen_reads(layout, device)
+        else:
+            cuts = _cut(layout, chunk_rows)
+            chunks = [Chunk(rows, plan_rows(layout, rows.start, rows.stop, device)) for rows in cuts]
+            read_plan = plan_reads(layout, device)
         cos, sin = self.rotary(positions.to(device))
         kept: list[KeyValue] = []
         h: Tensor = self.embed_tokens(token_ids).to(self.norm.weight.dtype)
@@ -107,10 +117,33 @@ class Qwen3(nn.Module):
                 kept.append((key_value[0][keep + layout.num_cached], key_value[1][keep + layout.num_cached]))
             if index == last:
                 h, angles = h[reads], (cos[reads], sin[reads])
-                h = layer(h, layer.normalise(h), angles, key_value, plan_reads(layout, device))
+                h = layer(h, layer.normalise(h), angles, key_value, read_plan)
             else:
                 h = after[0] if len(after) == 1 else torch.cat(after)
         return self.norm(h), None if keep is None else torch.stack([torch.stack(p) for p in zip(*kept, strict=True)])
+
+    def texts(self, token_ids: Tensor, positions: Tensor, starts: Tensor, reads: Tensor) -> Tensor:
+        """Final hidden states of independent texts, by launches that depend on shapes alone: what a CUDA graph records.
+
+        Args:
+            token_ids: int64 `[T]`, the texts one after the other.
+            positions: int64 `[T]`, of each token in its text.
+            starts: Where each text begins, and their total, int32 `[N + 1]`. Texts may be empty.
+            reads: The row that is read of each text, int64 `[N]`.
+
+        Returns:
+            `[N, C]` in the model's type.
+        """
+        row_plan, read_plan = plan_texts(starts, token_ids.shape[0])
+        cos, sin = self.rotary(positions)
+        h: Tensor = self.embed_tokens(token_ids).to(self.norm.weight.dtype)
+        *layers, last = cast("Sequence[DecoderLayer]", self.layers)
+        for layer in layers:
+            x = layer.normalise(h)
+            h = layer(h, x, (cos, sin), layer.self_attn.key_value(x, (cos, sin)), row_plan)
+        key_value = last.self_attn.key_value(last.normalise(h), (cos, sin))
+        h, angles = h[reads], (cos[reads], sin[reads])
+        return self.norm(last(h, last.normalise(h), angles, key_value, read_plan))
 
 
 def finish(steps: Generator[None, None, Result]) -> Result:

@@ -11,6 +11,7 @@ from quernel.protocols import cohere, openai
 from quernel.protocols import rerank as superset
 from quernel.protocols.body import encode_body
 from quernel.server.inference import embed, rerank
+from quernel.server.metrics import METRICS_TYPE, render_metrics
 from quernel.server.middleware import exchange_of, json_response
 from quernel.server.served import served_by
 
@@ -53,6 +54,11 @@ async def cohere_rerank(request: Request) -> Response:
     call = cohere.decode_rerank_request(await request.body())
     (result,) = await rerank(request, call.model, call.request)
     return answer(request, cohere.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
+
+
+async def metrics(request: Request) -> Response:
+    """What Prometheus reads."""
+    return Response(render_metrics(served_by(request).models), media_type=METRICS_TYPE)
 
 
 async def list_models(request: Request) -> Response:

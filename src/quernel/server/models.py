@@ -1,7 +1,7 @@
 """The models that are served, and the names by which a request may ask for them."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from quernel.errors import ModelNotFoundError, SettingsError
@@ -44,6 +44,9 @@ class ModelTable:
         parts = Counter(name.rpartition("/")[2] for name in names)
         unique_parts = {name.rpartition("/")[2]: name for name in names if parts[name.rpartition("/")[2]] == 1}
         self._full_names = unique_parts | {name: name for name in names}
+
+    def __iter__(self) -> Iterator[EmbeddingModel | RerankModel]:
+        return iter(self._models)
 
     @property
     def infos(self) -> tuple[ModelInfo, ...]:

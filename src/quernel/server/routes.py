@@ -147,6 +147,13 @@ ENDPOINTS = (
     ),
     Endpoint(
         method="GET",
+        path="/metrics",
+        handler=handlers.metrics,
+        summary="Counts and gauges in the text format of Prometheus.",
+        media_type="text/plain",
+    ),
+    Endpoint(
+        method="GET",
         path="/openapi.json",
         handler=handlers.openapi,
         summary="This description, for machines.",
