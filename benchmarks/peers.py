@@ -111,7 +111,7 @@ def make_workload(name: str, scale: float) -> Workload:
         documents = [ids(length) for length in draw.integers(80, 161, count(50))]
         return Workload(
             name,
-            "documents of 80-160 tokens for one query, as a reranker reads them",
+            "documents of 80-160 tokens reranked for one query",
             tuple((head, document + tail) for document in documents),
         )
     length = {"W4": 4_096, "W4-8k": 8_192, "W4-32k": 32_768}[name]

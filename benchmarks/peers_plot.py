@@ -45,7 +45,7 @@ def draw_panel(axes: Any, workload: dict[str, Any], titles: dict[str, str], orde
         axes.text(
             ratio + longest * 0.015,
             place,
-            f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}",
+            f"{ratio:.2f}" if ratio < 10 else f"{ratio:.1f}",
             va="center",
             color=OURS if ours else TEXT,
             fontsize=9,
@@ -110,7 +110,8 @@ def draw(result: dict[str, Any], names: list[str], target: Path) -> None:
         0.01,
         0.08 / height,
         f"Qwen3-Embedding-0.6B shape, {result['layers']} layers, random weights, the same token ids; "
-        f"{machine['cpu']}, {machine['cores']} cores; medians of {result['repetitions']} in turns",
+        f"{machine['cpu']}, {machine['cores']} cores; medians of {result['repetitions']} in turns"
+        + ("" if result["scale"] == 1 else f"; {result['scale']:.0%} of the texts"),
         fontsize=7.5,
         color=TEXT,
         va="bottom",

@@ -234,7 +234,7 @@ def measure_ceiling(config: Qwen3Config, dtype: str, device: str) -> float:
         (config.intermediate_size, config.hidden_size),
     )
     kind, where = getattr(torch, dtype), torch.device(device)
-    forms = [choose_linear(kind, where)]
+    forms: list[Callable[[Tensor], nn.Module]] = [choose_linear(kind, where)]
     if kind is not torch.int8:
         forms.append(plain_linear)
 

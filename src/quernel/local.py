@@ -125,9 +125,7 @@ class LocalModel(ABC):
             prefix_cache_bytes=engine.prefix_cache_mib << 20,
             chunk_rows=chunk_rows,
         )
-        self.budget = _plan(
-            runner, config, engine, dtype=chosen_dtype, device=chosen_device, chunk_rows=chunk_rows
-        )
+        self.budget = _plan(runner, config, engine, dtype=chosen_dtype, device=chosen_device, chunk_rows=chunk_rows)
         self._engine = Engine(runner, replace(engine, max_batch_tokens=self.budget.max_batch_tokens))
         self._finalizer = weakref.finalize(self, self._engine.close)
 

@@ -26,6 +26,7 @@ def opened(monkeypatch):
         events.append(choice)
         is_reranker = choice.kind == "reranker"
         model = FakeRerankModel(choice.model or "rr") if is_reranker else FakeEmbeddingModel(choice.model or "em")
+        model.budget = "batches of up to 7 tokens"
         model.close = lambda: events.append("closed")
         return model
 

@@ -67,9 +67,8 @@ def command(*, models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any
             opened.callback(loaded[-1].close)
         app = create_app(loaded, config=server)
         infos = [model.info for model in loaded]
-        for model in loaded:
-            say(f"{model.info.name}: {model.budget}", quiet=quiet)
-        say(banner(infos, url_of(listener), time.monotonic() - started), quiet=quiet)
+        budgets = [f"{model.info.name}: {model.budget}" for model in loaded]
+        say(banner(infos, budgets, url_of(listener), time.monotonic() - started), quiet=quiet)
         if as_json:
             print_ready(infos, url_of(listener))
         run(app, server, listener=listener)
@@ -91,8 +90,8 @@ def choose_models(given: Sequence[str], settings: Settings, load: LoadSettings) 
     ]
 
 
-def banner(infos: Sequence["ModelInfo"], url: str, seconds: float) -> str:
-    """What is served and where, and how to try it."""
+def banner(infos: Sequence["ModelInfo"], budgets: Sequence[str], url: str, seconds: float) -> str:
+    """What is served, what it takes of the machine, where it is, and how to try it."""
     header = ("MODEL", "KIND", "DTYPE", "DEVICE", "DIMENSIONS", "CONTEXT", "PARAMETERS")
     rows = [
         (
@@ -108,7 +107,8 @@ def banner(infos: Sequence["ModelInfo"], url: str, seconds: float) -> str:
     ]
     path, body = TRIALS[infos[0].kind.value]
     trial = f"curl {url}{path} -H 'content-type: application/json' -d '{body}'"
-    return f"{table(header, rows, right=(4, 5, 6))}\n\nReady at {url} after {seconds:.1f} s. Try it:\n\n    {trial}\n"
+    listed = "\n".join((table(header, rows, right=(4, 5, 6)), "", *budgets))
+    return f"{listed}\n\nReady at {url} after {seconds:.1f} s. Try it:\n\n    {trial}\n"
 
 
 def print_ready(infos: Sequence["ModelInfo"], url: str) -> None:

@@ -134,7 +134,7 @@ class Attention(nn.Module):
         return self.o_proj.plus(gathered, h)
 
     def _turned(self, norm: RMSNorm, rows: Tensor, angles: Angles) -> Tensor:
-        heads = rows.unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = rows.unflatten(-1, (-1, self.head_dim))  # type: ignore[no-untyped-call]
         if self.fused_turn is not None:
             return self.fused_turn(heads, norm.weight, *angles, norm.eps)
         return rotate(norm.wide(heads), *angles).to(rows.dtype)

@@ -11,7 +11,7 @@ Shapes:
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,8 @@ class QuantisedWeight:
         return (self.values.float() * self.scales.unsqueeze(-1)).to(dtype)
 
 
-Rows: TypeAlias = Tensor | QuantisedRows
-"""Rows as a map takes them: what its `prepare` gives."""
+Rows: TypeAlias = Any
+"""Rows as a map takes them, which its `prepare` gives: a tensor or `QuantisedRows`. Nobody else looks inside."""
 
 Weight: TypeAlias = Tensor | QuantisedWeight
 """A weight as a checkpoint holds it."""

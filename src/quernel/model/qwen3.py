@@ -143,7 +143,8 @@ class Qwen3(nn.Module):
             h = layer(h, x, (cos, sin), layer.self_attn.key_value(x, (cos, sin)), row_plan)
         key_value = last.self_attn.key_value(last.normalise(h), (cos, sin))
         h, angles = h[reads], (cos[reads], sin[reads])
-        return self.norm(last(h, last.normalise(h), angles, key_value, read_plan))
+        read: Tensor = self.norm(last(h, last.normalise(h), angles, key_value, read_plan))
+        return read
 
 
 def finish(steps: Generator[None, None, Result]) -> Result:

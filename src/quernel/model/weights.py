@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -131,11 +130,9 @@ class Checkpoint:
         for name in names:
             by_file.setdefault(self.tensors[name].file, []).append(name)
         for file, held in by_file.items():
-            opened = (
-                partial(_opened, file) if file.suffix != GGUF_SUFFIX else partial(nullcontext, GGUFModel.open(file))
-            )
+            gguf = GGUFModel.open(file) if file.suffix == GGUF_SUFFIX else None  # it takes long to open
             for name in held:
-                with opened() as handle:
+                with nullcontext(gguf) if gguf else _opened(file) as handle:
                     tensor = handle.get_tensor(self.tensors[name].name)
                 if self.tensors[name].dtype == INT8:
                     yield name, QuantisedWeight(tensor, self._scales(name))
