@@ -32,6 +32,8 @@ import numpy.typing as npt
 ROOT = Path(__file__).resolve().parents[1]
 BATCH_SIZE = 32
 """Texts in a padded batch: the default of sentence-transformers, given to all that pad."""
+MAX_PADDED_TOKENS = 16_384
+"""In a batch of an exported graph, with padding: 32 texts of 2,048 tokens do not fit 24 GiB there."""
 PAD_ID = 151_643
 LAST_POOLING = 3
 OPENVINO_FILE = "openvino/model.xml"
@@ -119,7 +121,7 @@ class Transformers(System):
 
 
 class OpenVino(System):
-    """The exported graph in float32 on the CPU; texts sorted and padded as sentence-transformers does."""
+    """The exported graph in float32 on the CPU; sorted and padded as sentence-transformers does, batches limited."""
 
     def __init__(self, folder: Path) -> None:
         library = importlib.import_module("openvino")
@@ -131,7 +133,7 @@ class OpenVino(System):
 
 
 class OnnxRuntime(System):
-    """The exported graph on the CPU provider; texts sorted and padded as sentence-transformers does."""
+    """The exported graph on the CPU provider; sorted and padded as sentence-transformers does, batches limited."""
 
     def __init__(self, folder: Path) -> None:
         library = importlib.import_module("onnxruntime")
@@ -173,11 +175,16 @@ class LlamaCpp(System):
         return normalise(np.array(self._model.embed(names, truncate=False), dtype=np.float32))
 
 
-def padded_batches(texts: Sequence[list[int]], *, sort: bool, left: bool) -> Iterator[Batch]:
-    """Indices, ids and mask of each batch; sorted means the longest first."""
-    order = sorted(range(len(texts)), key=lambda index: -len(texts[index])) if sort else list(range(len(texts)))
-    for start in range(0, len(order), BATCH_SIZE):
-        part = order[start : start + BATCH_SIZE]
+def padded_batches(
+    texts: Sequence[list[int]], *, sort: bool, left: bool, max_tokens: int | None = None
+) -> Iterator[Batch]:
+    """Indices, ids and mask of each batch; sorted means the longest first. A batch has at least one text."""
+    left_over = sorted(range(len(texts)), key=lambda index: -len(texts[index])) if sort else list(range(len(texts)))
+    while left_over:
+        size = BATCH_SIZE
+        if max_tokens is not None:
+            size = min(size, max(1, max_tokens // len(texts[left_over[0]])))
+        part, left_over = left_over[:size], left_over[size:]
         width = max(len(texts[index]) for index in part)
         ids = np.full((len(part), width), PAD_ID, dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -194,7 +201,7 @@ def run_sorted(
 ) -> Vectors:
     """Vectors from a graph of ids and last positions, in the order of the texts."""
     rows: list[Any] = [None] * len(texts)
-    for part, ids, mask in padded_batches(texts, sort=True, left=False):
+    for part, ids, mask in padded_batches(texts, sort=True, left=False, max_tokens=MAX_PADDED_TOKENS):
         for index, row in zip(part, run(ids, mask.sum(axis=1) - 1), strict=True):
             rows[index] = row
     return normalise(np.stack(rows))
