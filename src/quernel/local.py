@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -15,6 +15,7 @@ from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_m
 from quernel.engine.config import EngineConfig
 from quernel.engine.engine import Engine, EngineStatistics
 from quernel.engine.runner import ModelRunner
+from quernel.engine.worker import Worker, run_aside
 from quernel.errors import SettingsError, TokenizerError, UnsupportedModelError
 from quernel.model.config import Qwen3Config
 from quernel.model.cuda import enable_fast_path
@@ -96,7 +97,7 @@ class LocalModel(ABC):
                 hint="The tokenizer belongs to another model.",
             )
         chosen_device = resolve_device(device)
-        chosen_dtype = resolve_dtype(dtype, chosen_device, stored_dtype(source))
+        chosen_dtype = run_aside(partial(resolve_dtype, dtype, chosen_device, stored_dtype(source)))
         self._info = ModelInfo(
             name=files.name,
             kind=self.kind,
@@ -117,7 +118,7 @@ class LocalModel(ABC):
         has_float32_range = chosen_dtype in (torch.float32, torch.int8)
         engine = engine or EngineConfig()
         chunk_rows = CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None
-        model_on_device = load(chosen_dtype)
+        model_on_device = run_aside(partial(load, chosen_dtype))
         runner = ModelRunner(
             model_on_device,
             graphs=enable_fast_path(model_on_device),
@@ -126,7 +127,8 @@ class LocalModel(ABC):
             chunk_rows=chunk_rows,
         )
         self.budget = _plan(runner, config, engine, dtype=chosen_dtype, device=chosen_device, chunk_rows=chunk_rows)
-        self._engine = Engine(runner, replace(engine, max_batch_tokens=self.budget.max_batch_tokens))
+        engine = replace(engine, max_batch_tokens=self.budget.max_batch_tokens)
+        self._engine = Engine(runner, engine, _worker_of(chosen_device))
         self._finalizer = weakref.finalize(self, self._engine.close)
 
     @abstractmethod
@@ -157,6 +159,12 @@ class LocalModel(ABC):
         self._finalizer()
 
 
+@cache
+def _worker_of(device: torch.device) -> Worker:
+    """The thread that computes there, for all models."""
+    return Worker()
+
+
 def _plan(
     runner: ModelRunner,
     config: Qwen3Config,
@@ -170,7 +178,8 @@ def _plan(
     workspace = Workspace.of(config, working_dtype(dtype).itemsize)
     tokens, speed = engine.max_batch_tokens, 0.0
     if tokens is None:
-        speed = runner.measure_speed(min(CPU_CHUNK_ROWS, config.max_position_embeddings))
+        rows = min(CPU_CHUNK_ROWS, config.max_position_embeddings)
+        speed = _worker_of(device).call(partial(runner.measure_speed, rows))
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
         tokens = choose_batch_tokens(workspace, chunk_rows, speed, free)
     table = config.vocab_size * config.hidden_size * working_dtype(dtype).itemsize

@@ -1,7 +1,6 @@
 """The thread that computes, and the door to it: many callers, one queue, batches across all of them."""
 
 import logging
-import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
@@ -12,6 +11,7 @@ import numpy as np
 
 from quernel.engine.config import EngineConfig
 from quernel.engine.scheduler import Item, Job, Running, Scheduler
+from quernel.engine.worker import Worker
 from quernel.errors import EngineClosedError, InternalError, NonFiniteError
 from quernel.types import TokenPath, Vectors
 
@@ -77,17 +77,18 @@ class Engine:
     Args:
         runner: Runs one batch.
         config: Sizes of batches and queue.
+        worker: The thread that computes, shared with the other engines of the device; one of its own where it is None.
     """
 
-    def __init__(self, runner: Runner, config: EngineConfig | None = None) -> None:
+    def __init__(self, runner: Runner, config: EngineConfig | None = None, worker: Worker | None = None) -> None:
         self._runner = runner
         self._scheduler = Scheduler(config or EngineConfig())
-        self._changed = threading.Condition()
+        self._worker = worker or Worker()
+        self._changed = self._worker.changed
         self._closed = False
         self._num_batches = 0
         self._num_prompts = 0
-        self._thread = threading.Thread(target=self._work, name="quernel-engine", daemon=True)
-        self._thread.start()
+        self._worker.attach(self)
 
     def __enter__(self) -> "Engine":
         return self
@@ -116,29 +117,36 @@ class Engine:
             if self._closed:
                 raise EngineClosedError("The engine is closed.", hint="Make a new one, or wait for the restart.")
             self._scheduler.add(job, time.monotonic())
-            self._changed.notify()
+            self._changed.notify_all()
         return job.future
 
     def close(self) -> None:
-        """Finish the batch in work, fail what waits with `EngineClosedError`, stop the thread. Safe to call twice."""
+        """Finish the batch in work, fail what waits with `EngineClosedError`, take no more. Safe to call twice."""
         with self._changed:
             self._closed = True
             waiting = self._scheduler.clear()
-            self._changed.notify()
         for job in waiting:
             job.fail(EngineClosedError("The engine was closed before this request was computed."))
-        if self._thread is not threading.current_thread():
-            self._thread.join()
+        self._worker.detach(self)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._closed or self._scheduler)
-                if self._closed:
-                    return
-                batch = self._scheduler.next_batch(time.monotonic())
-            if batch:
-                self._run(batch)
+    def has_work(self) -> bool:
+        """Whether anything waits. For the worker, which holds the lock."""
+        return bool(self._scheduler)
+
+    def work(self) -> None:
+        """Compute one batch. For the worker."""
+        with self._changed:
+            batch = self._scheduler.next_batch(time.monotonic())
+        if batch:
+            self._run(batch)
+
+    def interrupt(self, running: Running, now: float) -> bool:
+        """Compute small requests that wait here, in the middle of a batch of this or another engine, if that may be."""
+        with self._changed:
+            batch = self._scheduler.next_interruption(running, now)
+        if batch:
+            self._run(batch)
+        return bool(batch)
 
     def _run(self, batch: Sequence[Item]) -> None:
         """Compute a batch; where memory runs out, its halves. A failure reaches only the jobs that are in it."""
@@ -190,12 +198,10 @@ class Engine:
                 return hidden
             if all(item.job.abandoned for item in batch):
                 return None
-            now = time.monotonic()
-            with self._changed:
-                interruption = self._scheduler.next_interruption(running, now)
-            if interruption:
-                self._run(interruption)
-                running.interrupted_seconds += time.monotonic() - now
+            for engine in self._worker.engines:
+                now = time.monotonic()
+                if engine.interrupt(running, now):
+                    running.interrupted_seconds += time.monotonic() - now
 
 
 def wait(hidden: "Future[Vectors]") -> Vectors:
