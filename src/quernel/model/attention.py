@@ -16,7 +16,7 @@ Shapes:
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -103,27 +103,34 @@ def plan_rows(layout: Layout, start: int, stop: int, device: torch.device) -> At
         own.append(Span(rows[index], slice(first + layout.num_cached, last + layout.num_cached)))
         if first > whole.start:
             before.append(Span(rows[index], slice(whole.start + layout.num_cached, first + layout.num_cached)))
-    return AttentionPlan(tuple(own), (*before, *_ancestor_spans(layout, rows, device)), causal=True)
+    return AttentionPlan(tuple(own), (*before, *_ancestor_spans(layout, rows.items(), device)), causal=True)
 
 
 def plan_reads(layout: Layout, device: torch.device) -> AttentionPlan:
     """The plan for the rows that are read, in the order of `layout.reads`; each sees all of its path."""
-    rows = {index: slice(row, row + 1) for row, index in enumerate(layout.reads)}
-    segments = [layout.segments[index] for index in layout.reads]
-    own = tuple(Span(slice(row, row + 1), slice(part.start, part.stop)) for row, part in enumerate(segments))
-    return AttentionPlan(own, tuple(_ancestor_spans(layout, rows, device)), causal=False)
+    own = []
+    further: list[tuple[int, slice]] = []
+    for row, index in enumerate(layout.reads):
+        first = index
+        while (parent := layout.segments[first].parent) is not None and parent == first - 1:
+            first = parent  # its rows are those before, and seen just like the own ones
+        rows = slice(row, row + 1)
+        own.append(Span(rows, slice(layout.segments[first].start, layout.segments[index].stop)))
+        if parent is not None:
+            further.append((first, rows))
+    return AttentionPlan(tuple(own), tuple(_ancestor_spans(layout, further, device)), causal=False)
 
 
-def _ancestor_spans(layout: Layout, rows: Mapping[int, slice], device: torch.device) -> Iterator[Span]:
+def _ancestor_spans(layout: Layout, rows: Iterable[tuple[int, slice]], device: torch.device) -> Iterator[Span]:
     """For each segment that any of the rows extend: those rows, and its keys.
 
     Args:
         layout: The forest.
-        rows: Query rows by segment.
+        rows: Segments, and query rows that are below each.
         device: Where indexes go.
     """
     below: dict[int, list[slice]] = {}
-    for index, part in rows.items():
+    for index, part in rows:
         for ancestor in layout.ancestors(index):
             below.setdefault(ancestor, []).append(part)
     for ancestor, parts in sorted(below.items()):

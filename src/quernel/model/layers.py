@@ -51,8 +51,8 @@ class RMSNorm(nn.Module):
 
     def _unscaled(self, x: Tensor) -> Tensor:
         # The norm reads its input once; squaring it first would write it too.
-        mean_square = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() / x.shape[-1]
-        return x * torch.rsqrt(mean_square + self.eps)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x * (norm * norm).div_(x.shape[-1]).add_(self.eps).rsqrt_()
 
 
 class Rotary(nn.Module):
