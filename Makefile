@@ -5,7 +5,7 @@ PORT ?= 1234
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: serve test check bench example docs constraints clean
+.PHONY: serve test check bench bench-gpu example docs constraints clean
 
 serve: $(VENV)/.runs  ## serve the built-in models on http://127.0.0.1:1234 (MODEL="..." PORT=...)
 	$(BIN)/quernel serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
@@ -23,8 +23,13 @@ check: $(VENV)/.checks  ## lint, types, import layers, generated documentation
 example: $(VENV)/.tests  ## search a small collection with and without reranking (DATA=folder for your own)
 	$(BIN)/python examples/search.py $(if $(DATA),--data $(DATA))
 
-bench: $(VENV)/.tests  ## measure against transformers and sentence-transformers on this machine
-	$(BIN)/python benchmarks/parity_full_size.py
+bench: $(VENV)/.tests  ## compare with other systems on this machine (ARGS="--layers 7 --workloads W1"); takes hours
+	$(INSTALL) --group peers
+	$(BIN)/python benchmarks/peers.py --json peers.json $(ARGS)
+	$(BIN)/python benchmarks/peers_plot.py peers.json peers.svg
+
+bench-gpu: $(VENV)/.tests  ## measure random models of the official sizes on a CUDA device (ARGS="--models 0.6B")
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 docs: $(VENV)/.tests  ## write the generated parts of the documentation
 	$(BIN)/python docs/generate_reference.py
