@@ -65,14 +65,13 @@ class Quernel(System):
 
     def __init__(self, folder: Path, dtype: str) -> None:
         from quernel.embedder import Embedder
-        from quernel.engine.config import EngineConfig
 
-        # Without the prefix cache: it would carry shared tokens from one repetition to the next.
-        self._embedder = Embedder(folder, dtype=dtype, device="cpu", engine=EngineConfig(prefix_cache_mib=0))
+        self._embedder = Embedder(folder, dtype=dtype, device="cpu")
 
     def run(self) -> Vectors:
         from quernel.model.heads import truncate_and_normalise
 
+        self._embedder._engine._runner.prefix_cache.clear()  # or a repetition would find what the one before computed
         hidden = self._embedder._engine.submit(list(self.paths)).result()
         vectors: Vectors = truncate_and_normalise(hidden, hidden.shape[1], True)
         return vectors

@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 
 import torch
 
-from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_memory
+from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_memory, resident_memory
 from quernel.engine.config import EngineConfig
 from quernel.engine.engine import Engine, EngineStatistics
 from quernel.engine.runner import ModelRunner
@@ -118,6 +118,7 @@ class LocalModel(ABC):
         has_float32_range = chosen_dtype in (torch.float32, torch.int8)
         engine = engine or EngineConfig()
         chunk_rows = CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None
+        process_bytes = resident_memory()
         model_on_device = run_aside(partial(load, chosen_dtype))
         runner = ModelRunner(
             model_on_device,
@@ -126,7 +127,15 @@ class LocalModel(ABC):
             prefix_cache_bytes=engine.prefix_cache_mib << 20,
             chunk_rows=chunk_rows,
         )
-        self.budget = _plan(runner, config, engine, dtype=chosen_dtype, device=chosen_device, chunk_rows=chunk_rows)
+        self.budget = _plan(
+            runner,
+            config,
+            engine,
+            dtype=chosen_dtype,
+            device=chosen_device,
+            chunk_rows=chunk_rows,
+            process_bytes=process_bytes,
+        )
         engine = replace(engine, max_batch_tokens=self.budget.max_batch_tokens)
         self._engine = Engine(runner, engine, _worker_of(chosen_device))
         self._finalizer = weakref.finalize(self, self._engine.close)
@@ -173,6 +182,7 @@ def _plan(
     dtype: torch.dtype,
     device: torch.device,
     chunk_rows: int | None,
+    process_bytes: int,
 ) -> Budget:
     """How much to compute at once: what is set, else what the measured speed and the free memory allow."""
     workspace = Workspace.of(config, working_dtype(dtype).itemsize)
@@ -186,6 +196,7 @@ def _plan(
     return Budget(
         max_batch_tokens=tokens,
         tokens_per_second=speed,
+        process_bytes=process_bytes,
         weights_bytes=config.num_layer_parameters * dtype.itemsize + table,
         workspace_bytes=workspace.bytes(tokens, chunk_rows),
         prefix_cache_bytes=engine.prefix_cache_mib << 20,

@@ -30,6 +30,7 @@ class Budget:
     Attributes:
         max_batch_tokens: Tokens computed in one batch.
         tokens_per_second: The speed that was measured; 0 where the size of batches was set.
+        process_bytes: What the process held before the model: Python, torch, other models.
         weights_bytes: The weights, with all of the embedding table.
         workspace_bytes: What computing a full batch needs besides, at most.
         prefix_cache_bytes: What the prefix cache may hold besides.
@@ -37,6 +38,7 @@ class Budget:
 
     max_batch_tokens: int
     tokens_per_second: float
+    process_bytes: int
     weights_bytes: int
     workspace_bytes: int
     prefix_cache_bytes: int
@@ -44,8 +46,8 @@ class Budget:
     def __str__(self) -> str:
         speed = f" at {self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
         return (
-            f"batches of up to {self.max_batch_tokens:,} tokens{speed}; memory: weights "
-            f"{self.weights_bytes / 2**20:,.0f} MiB, workspace up to {self.workspace_bytes / 2**20:,.0f} MiB, prefix "
+            f"batches of up to {self.max_batch_tokens:,} tokens{speed}; memory: process {self.process_bytes / 2**20:,.0f} "
+            f"MiB, weights {self.weights_bytes / 2**20:,.0f} MiB, workspace up to {self.workspace_bytes / 2**20:,.0f} MiB, prefix "
             f"cache up to {self.prefix_cache_bytes / 2**20:,.0f} MiB"
         )
 
@@ -87,6 +89,12 @@ def choose_batch_tokens(workspace: Workspace, chunk_rows: int | None, tokens_per
     while tokens > LEAST_TOKENS and workspace.bytes(tokens, chunk_rows) > free_bytes // MEMORY_SHARE:
         tokens -= LEAST_TOKENS
     return tokens
+
+
+def resident_memory() -> int:
+    """Bytes of this process that are in memory now; 0 where the system does not say."""
+    pages = _lines("/proc/self/statm")
+    return int(pages[0].split()[1]) * os.sysconf("SC_PAGE_SIZE") if pages else 0
 
 
 def free_memory() -> int:

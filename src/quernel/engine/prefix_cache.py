@@ -28,6 +28,11 @@ class PrefixCache(Generic[Entry]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def clear(self) -> None:
+        """Drop all entries; counts go on."""
+        self._entries.clear()
+        self.num_bytes = 0
+
     def get(self, prefix: TokenPath) -> Entry | None:
         """The entry of a prefix, which becomes the most recently used."""
         found = self._entries.get(prefix)

@@ -156,15 +156,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
         plan: What the query rows see.
     """
     if not plan.context:
-        parts = [(query[span.rows], key[span.keys], value[span.keys]) for span in plan.own]
-        return torch.cat(
-            [
-                _attend_in_blocks(*part)
-                if plan.causal and _suits_blocks(part[0])
-                else _attend(*part, causal=plan.causal)[0]
-                for part in parts
-            ]
-        )
+        return torch.cat([_attend_alone(query[s.rows], key[s.keys], value[s.keys], plan.causal) for s in plan.own])
     num_rows, num_heads, head_dim = query.shape
     output = query.new_empty(num_rows, num_heads, head_dim, dtype=torch.float32)
     normaliser = query.new_empty(num_rows, num_heads, dtype=torch.float32)
@@ -180,23 +172,36 @@ def attend(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan) -> Te
     return output.to(query.dtype)
 
 
+def _attend_alone(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    """Attention of rows that see nothing else, so that nobody asks for the log-sum-exp. `[Q, H, D]`."""
+    if causal and _suits_blocks(query):
+        return _attend_in_blocks(query, key, value)
+    return _attend(query, key, value, causal=causal)[0]
+
+
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
     """Plain attention of some rows to some rows: output `[Q, H, D]` and log-sum-exp of the scores float32 `[Q, H]`.
 
-    Query heads that share a key/value head are laid out as heads over a batch of key/value heads, with keys and values
-    broadcast by a stride of zero: nothing is copied for grouped-query attention.
+    Nothing is copied of keys and values for grouped queries. Without a mask, the query heads that share a key/value head
+    are more rows of that head, which kernels like best; with one, they are heads over a batch of key/value heads, whose
+    keys and values are broadcast by a stride of zero.
     """
     num_rows, num_heads, head_dim = query.shape
     num_groups = key.shape[1]
-    shared = num_heads // num_groups
-    queries = query.view(num_rows, num_groups, shared, head_dim).permute(1, 2, 0, 3)  # [G, H/G, Q, D]
-    keys = key.transpose(0, 1).unsqueeze(1).expand(-1, shared, -1, -1)  # [G, H/G, K, D]
-    values = value.transpose(0, 1).unsqueeze(1).expand(-1, shared, -1, -1)
     kernel = _KERNELS.get(query.device.type, _attend_by_matrix)
-    output, normaliser = kernel(queries, keys, values, causal)
-    return output.permute(2, 0, 1, 3).reshape(num_rows, num_heads, head_dim), normaliser.permute(2, 0, 1).reshape(
-        num_rows, num_heads
-    )
+    grouped = query.view(num_rows, num_groups, -1, head_dim)  # [Q, G, H/G, D]
+    keys, values = key.transpose(0, 1), value.transpose(0, 1)  # [G, K, D]
+    if not causal:
+        rows = grouped.transpose(0, 1).reshape(1, num_groups, -1, head_dim)
+        output, normaliser = kernel(rows, keys.unsqueeze(0), values.unsqueeze(0), False)
+        output = output.view(num_groups, num_rows, -1, head_dim).transpose(0, 1)
+        normaliser = normaliser.view(num_groups, num_rows, -1).transpose(0, 1)
+    else:
+        shared = num_heads // num_groups
+        keys, values = (part.unsqueeze(1).expand(-1, shared, -1, -1) for part in (keys, values))
+        output, normaliser = kernel(grouped.permute(1, 2, 0, 3), keys, values, True)
+        output, normaliser = output.permute(2, 0, 1, 3), normaliser.permute(2, 0, 1)
+    return output.reshape(num_rows, num_heads, head_dim), normaliser.reshape(num_rows, num_heads)
 
 
 def _suits_blocks(query: Tensor) -> bool:
