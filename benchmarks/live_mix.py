@@ -77,13 +77,13 @@ async def load(url: str, seconds: float, *, with_bulk: bool) -> Tally:
         tally.queries.append(time.perf_counter() - start)
 
     start = time.perf_counter()
-    async with httpx.AsyncClient(base_url=url, timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-        async with asyncio.TaskGroup() as tasks:
-            for number in range(BULK_CONNECTIONS if with_bulk else 0):
-                tasks.create_task(bulk(client, number))
-            while time.perf_counter() < end:
-                await asyncio.sleep(draw.expovariate(1 / QUERY_EVERY_SECONDS))
-                tasks.create_task(query(client, draw.randint(12, 40)))
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits) as client, asyncio.TaskGroup() as tasks:
+        for number in range(BULK_CONNECTIONS if with_bulk else 0):
+            tasks.create_task(bulk(client, number))
+        while time.perf_counter() < end:
+            await asyncio.sleep(draw.expovariate(1 / QUERY_EVERY_SECONDS))
+            tasks.create_task(query(client, draw.randint(12, 40)))
     tally.seconds = time.perf_counter() - start
     return tally
 

@@ -29,7 +29,7 @@ THREADS = torch.get_num_threads()
 
 
 def make_checkpoint(folder: Path, layers: int, spread: float = 0.05) -> None:
-    """A random model of the 0.6B shape, stored in bfloat16. With the usual spread of 0.02 it hardly mixes its tokens."""
+    """A random model of the 0.6B shape, in bfloat16. With the usual spread of 0.02 it hardly mixes its tokens."""
     torch.manual_seed(0)
     config = transformers.Qwen3Config(
         vocab_size=151_669,

@@ -123,7 +123,19 @@ def engine_seconds(batches: Sequence[Sequence[str]], threads: int, repetitions: 
 
 def http_seconds(batches: Sequence[Sequence[str]], connections: int, repetitions: int) -> float:
     """All requests through a server."""
-    command = [sys.executable, "-m", "quernel.cli.main", "serve", "-p", "0", "-m", "quernel/tiny-embedding", "--json", "-q", "--no-access-log"]
+    command = [
+        sys.executable,
+        "-m",
+        "quernel.cli.main",
+        "serve",
+        "-p",
+        "0",
+        "-m",
+        "quernel/tiny-embedding",
+        "--json",
+        "-q",
+        "--no-access-log",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -138,7 +150,8 @@ def http_seconds(batches: Sequence[Sequence[str]], connections: int, repetitions
 
 def measure_throughput(repetitions: int) -> None:
     """The embedding model over HTTP, against the engine alone."""
-    print("\n| texts | a request | connections | engine, texts/s | HTTP, texts/s | share |\n|---|---:|---:|---:|---:|---:|")
+    print("\n| texts | a request | connections | engine, texts/s | HTTP, texts/s | share |")
+    print("|---|---:|---:|---:|---:|---:|")
     for name, size, connections in CASES:
         texts = make_texts(WORKLOADS[name]) * 4
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]

@@ -3,10 +3,11 @@
     python benchmarks/type_quality.py --data DIR [--model quernel/tiny-embedding] [--sets cranfield,cosqa]
     python benchmarks/type_quality.py --random 28 [--spread 0.02]
 
-With `--data`, a folder of retrieval sets in BEIR layout, a trained model embeds all queries and documents of each set in
-every type; printed are the cosines of its vectors to those in float32, and nDCG@10 by each type. With `--random LAYERS`,
-a random model of the 0.6B shape embeds 32 texts of 5 to 400 tokens; `--spread` is the standard deviation of its weights.
-Random weights are harder than trained ones: nothing in them makes up for rounding, and more so the wider they are drawn.
+With `--data`, a folder of retrieval sets in BEIR layout, a trained model embeds all queries and documents of each set
+in every type; printed are the cosines of its vectors to those in float32, and nDCG@10 by each type. With `--random
+LAYERS`, a random model of the 0.6B shape embeds 32 texts of 5 to 400 tokens; `--spread` is the deviation of its
+weights. Random weights are harder than trained ones: nothing in them makes up for rounding, and more so the wider they
+are drawn. `int8, stored` is what `quernel quantize` writes.
 """
 
 import argparse
@@ -23,12 +24,15 @@ from quernel import Embedder
 from quernel.engine.runner import ModelRunner
 from quernel.engine.worker import run_aside
 from quernel.model.config import Qwen3Config
+from quernel.model.files import locate
 from quernel.model.heads import truncate_and_normalise
 from quernel.model.linear import choose_linear
+from quernel.model.quantise import write_quantised
 from quernel.model.weights import load_model
 from quernel.types import Truncate, Vectors
 
 TYPES = ("float32", "bfloat16", "int8")
+STORED = "int8, stored"
 BATCH = 256
 
 
@@ -46,6 +50,9 @@ def compare_trained(data: Path, sets: Sequence[str], name: str) -> None:
     """A row for each set and type."""
     print("| set | type | nDCG@10 | cosine to float32: least | 1st percentile | mean |\n|---|---|---:|---:|---:|---:|")
     models = {dtype: Embedder(name, dtype=dtype) for dtype in TYPES}
+    with tempfile.TemporaryDirectory() as folder:
+        write_quantised(locate(name).source, Path(folder))
+        models[STORED] = Embedder(folder)
     for set_name in sets:
         retrieval = RetrievalSet.load(data / set_name)
         exact: Vectors | None = None
@@ -70,9 +77,11 @@ def compare_random(layers: int, spread: float) -> None:
         folder = Path(name)
         make_checkpoint(folder, layers, spread)
         config = Qwen3Config.load(folder)
-        for dtype in TYPES:
-            kind, cpu = getattr(torch, dtype), torch.device("cpu")
-            model = load_model(folder, config, dtype=kind, device=cpu, linear=choose_linear(kind, cpu))
+        write_quantised(folder, folder / "stored")
+        for dtype in (*TYPES, STORED):
+            kind, cpu = getattr(torch, dtype.partition(",")[0]), torch.device("cpu")
+            source = folder / "stored" if dtype == STORED else folder
+            model = load_model(source, config, dtype=kind, device=cpu, linear=choose_linear(kind, cpu))
             runner = ModelRunner(model, chunk_rows=512)
             vectors = truncate_and_normalise(runner.run(paths), config.hidden_size, True)
             exact = vectors if exact is None else exact

@@ -182,7 +182,12 @@ def page(blocks: list[str]) -> str:
     return "\n\n".join([NOTICE, *blocks]) + "\n"
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"cli.md": cli_page, "settings.md": settings_page, "python.md": python_page, "metrics.md": metrics_page}
+PAGES: Mapping[str, Callable[[], str]] = {
+    "cli.md": cli_page,
+    "settings.md": settings_page,
+    "python.md": python_page,
+    "metrics.md": metrics_page,
+}
 
 
 def main() -> int:

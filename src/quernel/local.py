@@ -169,7 +169,7 @@ class LocalModel(ABC):
 
 
 @cache
-def _worker_of(device: torch.device) -> Worker:
+def _worker_of(device: torch.device) -> Worker[Engine]:
     """The thread that computes there, for all models."""
     return Worker()
 

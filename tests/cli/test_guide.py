@@ -9,7 +9,9 @@ import pytest
 
 from tests.cli.conftest import Run
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "command-line.md"
+GUIDES = Path(__file__).parents[2] / "docs" / "guides"
+GUIDE = GUIDES / "command-line.md"
+SPEED = GUIDES / "speed.md"
 BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 needs_builtin = pytest.mark.skipif(
@@ -44,6 +46,21 @@ def test_every_command_of_the_guide_runs(run: Run, tmp_path, monkeypatch):
                 assert result.stderr in text
             num_commands += 1
     assert num_commands > 10
+
+
+@needs_builtin
+def test_the_commands_of_the_guide_to_speed_run(run: Run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        line for language, _, text in BLOCK.findall(SPEED.read_text(encoding="utf-8")) for line in text.splitlines()
+    ]
+    for line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "quernel"
+        short = ("--repetitions", "1") if arguments[0] == "bench" else ()
+        result = run(*arguments, *short)
+        assert result.exit_code == 0, result.stderr
+    assert len(lines) == 4
 
 
 def until_redirection(words: list[str]) -> list[str]:

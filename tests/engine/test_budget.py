@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.checkpoints import make_checkpoint
 
 from quernel import Embedder
 from quernel.engine.budget import (
@@ -16,7 +17,6 @@ from quernel.engine.budget import (
 )
 from quernel.engine.config import EngineConfig
 from quernel.types import EmbeddingRequest
-from tests.support.checkpoints import make_checkpoint
 
 GIB = 1 << 30
 SMALL = Workspace(bytes_per_token=20_000, bytes_per_row=100_000)

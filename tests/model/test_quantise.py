@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from quernel import Embedder, Reranker
 from quernel.errors import CheckpointError, SettingsError, UnsupportedModelError
@@ -37,7 +37,8 @@ def test_vectors_in_8_bits_point_where_those_of_the_original_point(tmp_path, dty
     assert computed_in == "int8"
     assert (vectors * expected).sum(axis=1).min() > 0.999
     on_the_fly, _ = embed(original, dtype="int8")
-    np.testing.assert_allclose(on_the_fly, vectors, atol=1e-6)
+    assert (on_the_fly * expected).sum(axis=1).min() > (vectors * expected).sum(axis=1).min()
+    assert (on_the_fly * expected).sum(axis=1).min() > 0.9995
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -82,6 +83,24 @@ def test_only_the_matrices_of_the_layers_are_changed(tmp_path):
             assert (tmp_path / "int8" / file.relative_to(original)).read_bytes() == file.read_bytes()
 
 
+def test_a_matrix_that_would_lose_much_stays_as_it_is_and_is_computed_in_twice_8_bits(tmp_path):
+    original = make_checkpoint(tmp_path / "model", layers=1, hidden_size=256, heads=4, head_dim=64, kv_heads=4)
+    path = original / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    name = "layers.0.self_attn.v_proj"
+    tensors[f"{name}.weight"] = torch.eye(256) + 0.02 * tensors[f"{name}.weight"]
+    save_file(tensors, path)
+    write_quantised(original, tmp_path / "int8")
+    after = load_file(tmp_path / "int8" / "model.safetensors")
+    assert torch.equal(after[f"{name}.weight"], tensors[f"{name}.weight"])
+    config = json.loads((tmp_path / "int8" / "config.json").read_text())
+    assert name in config["quantization_config"]["ignore"]
+    expected, _ = embed(original, dtype="float32")
+    vectors, computed_in = embed(tmp_path / "int8")
+    assert computed_in == "int8"
+    assert (vectors * expected).sum(axis=1).min() > 0.9995
+
+
 def test_large_checkpoints_are_written_in_several_files(tmp_path, monkeypatch):
     original = make_checkpoint(tmp_path / "model", layers=3)
     monkeypatch.setattr(module, "SHARD_BYTES", 100_000)
@@ -110,8 +129,6 @@ def test_nothing_is_overwritten_and_nothing_quantised_twice(tmp_path):
 
 
 def test_scales_that_are_missing_or_of_another_length_are_refused(tmp_path):
-    from safetensors.torch import save_file
-
     original = make_checkpoint(tmp_path / "model", layers=1)
     write_quantised(original, tmp_path / "int8")
     path = tmp_path / "int8" / "model.safetensors"

@@ -27,8 +27,8 @@ class LoadSettings:
     device: str = setting("auto", "Where to compute: auto, cpu, cuda, cuda:1, ...")
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = setting(
         "auto",
-        "Type to compute in. auto takes what the device computes well; float32 is the most exact, int8 the fastest on "
-        "a CPU.",
+        "Type to compute in. auto takes what the device computes well; float32 is the most exact, int8 is for CPUs "
+        "with VNNI.",
     )
     max_tokens: int | None = setting(
         None, "Longest input in tokens; less than the model's own bounds the memory of one text."

@@ -45,10 +45,13 @@ class Budget:
 
     def __str__(self) -> str:
         speed = f" at {self.tokens_per_second:,.0f} tokens/s" if self.tokens_per_second else ""
+        process, weights, workspace, cache = (
+            f"{size / 2**20:,.0f} MiB"
+            for size in (self.process_bytes, self.weights_bytes, self.workspace_bytes, self.prefix_cache_bytes)
+        )
         return (
-            f"batches of up to {self.max_batch_tokens:,} tokens{speed}; memory: process {self.process_bytes / 2**20:,.0f} "
-            f"MiB, weights {self.weights_bytes / 2**20:,.0f} MiB, workspace up to {self.workspace_bytes / 2**20:,.0f} MiB, prefix "
-            f"cache up to {self.prefix_cache_bytes / 2**20:,.0f} MiB"
+            f"batches of up to {self.max_batch_tokens:,} tokens{speed}; memory: process {process}, weights {weights}, "
+            f"workspace up to {workspace}, prefix cache up to {cache}"
         )
 
 

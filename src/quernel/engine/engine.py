@@ -80,10 +80,12 @@ class Engine:
         worker: The thread that computes, shared with the other engines of the device; one of its own where it is None.
     """
 
-    def __init__(self, runner: Runner, config: EngineConfig | None = None, worker: Worker | None = None) -> None:
+    def __init__(
+        self, runner: Runner, config: EngineConfig | None = None, worker: "Worker[Engine] | None" = None
+    ) -> None:
         self._runner = runner
         self._scheduler = Scheduler(config or EngineConfig())
-        self._worker = worker or Worker()
+        self._worker: Worker[Engine] = worker or Worker()
         self._changed = self._worker.changed
         self._closed = False
         self._num_batches = 0

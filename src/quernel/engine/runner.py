@@ -78,7 +78,7 @@ class ModelRunner:
         return hidden
 
     def measure_speed(self, num_tokens: int) -> float:
-        """Tokens a second, judged by the time of the first layer for so many; measured twice, for the first warms up."""
+        """Tokens a second, judged by the time of the first layer for so many; the second run counts."""
         token_ids = torch.zeros(num_tokens, dtype=torch.int64, device=self._model.norm.weight.device)
         layout = Layout.from_lengths([num_tokens])
         seconds = 0.0

@@ -1,16 +1,17 @@
 """The thread that computes on a device, for all engines there.
 
-Two threads that compute at once would each bring a team of threads as large as the machine, and the teams would wait for
-each other in every product. So all models of a device take turns on one thread. No torch.
+Two threads that compute at once would each bring a team of threads as large as the machine, and the teams would wait
+for each other in every product. So all models of a device take turns on one thread. No torch.
 """
 
 import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+E = TypeVar("E", bound="Turns")
 
 
 class Turns(Protocol):
@@ -23,7 +24,7 @@ class Turns(Protocol):
         """Compute one batch."""
 
 
-class Worker:
+class Worker(Generic[E]):
     """A thread that gives engines their turns, one batch each. It ends when it has none.
 
     Attributes:
@@ -32,23 +33,23 @@ class Worker:
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
-        self._engines: deque[Turns] = deque()
+        self._engines: deque[E] = deque()
         self._calls: deque[Callable[[], None]] = deque()
-        self._busy_with: Turns | None = None
+        self._busy_with: E | None = None
         self._thread: threading.Thread | None = None
 
     @property
-    def engines(self) -> tuple[Turns, ...]:
+    def engines(self) -> tuple[E, ...]:
         """Those that take turns."""
         return tuple(self._engines)
 
-    def attach(self, engine: Turns) -> None:
+    def attach(self, engine: E) -> None:
         """Let an engine take its turns."""
         with self.changed:
             self._engines.append(engine)
             self._start()
 
-    def detach(self, engine: Turns) -> None:
+    def detach(self, engine: E) -> None:
         """Let it take no more turns, and wait for the end of the one that it has. Safe to call twice."""
         with self.changed:
             if engine in self._engines:

@@ -182,9 +182,9 @@ def _attend_alone(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Te
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool) -> tuple[Tensor, Tensor]:
     """Plain attention of some rows to some rows: output `[Q, H, D]` and log-sum-exp of the scores float32 `[Q, H]`.
 
-    Nothing is copied of keys and values for grouped queries. Without a mask, the query heads that share a key/value head
-    are more rows of that head, which kernels like best; with one, they are heads over a batch of key/value heads, whose
-    keys and values are broadcast by a stride of zero.
+    Nothing is copied of keys and values for grouped queries. Without a mask, the query heads that share a key/value
+    head are more rows of that head, which kernels like best; with one, they are heads over a batch of key/value heads,
+    whose keys and values are broadcast by a stride of zero.
     """
     num_rows, num_heads, head_dim = query.shape
     num_groups = key.shape[1]

@@ -52,7 +52,8 @@ class RMSNorm(nn.Module):
     def _unscaled(self, x: Tensor) -> Tensor:
         # The norm reads its input once; squaring it first would write it too.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        return x * (norm * norm).div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        scaled: Tensor = x * (norm * norm).div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return scaled
 
 
 class Rotary(nn.Module):

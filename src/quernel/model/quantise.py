@@ -15,8 +15,11 @@ from torch import Tensor
 from quernel.errors import SettingsError
 from quernel.model.config import INT8_CONFIG, QUANTISATION_KEY, Qwen3Config, load_json
 from quernel.model.files import SMALL_FILES
-from quernel.model.linear import QuantisedWeight, quantise
+from quernel.model.linear import quantise, rounding
 from quernel.model.weights import INDEX_FILE, MATRIX_SUFFIX, SCALE_SUFFIX, SINGLE_FILE, Checkpoint, expected_shapes
+
+MAX_STORED_ROUNDING = 0.015
+"""The share of a matrix that 8 bits may lose; one that would lose more stays as it is. Usual ones lose about 1 %."""
 
 SHARD_BYTES = 2 << 30
 """Size after which another file is begun, which is also what writing needs of memory."""
@@ -27,7 +30,8 @@ def write_quantised(
 ) -> None:
     """Write the checkpoint in `source` to the new folder `target`, with the layers' matrices in 8 bits.
 
-    Everything else is copied as it is: embedding table, norms, heads, tokenizer, prompts.
+    Everything else is copied as it is: embedding table, norms, heads, tokenizer, prompts; and matrices that 8 bits
+    would change too much, which are computed in twice 8.
 
     Args:
         source: A folder with safetensors.
@@ -55,6 +59,7 @@ def write_quantised(
     _copy_small_files(source, target)
 
     shards: list[dict[str, Tensor]] = [{}]
+    left: list[str] = []
     places: dict[str, int] = {}
     held = 0
 
@@ -68,7 +73,10 @@ def write_quantised(
     for done, (name, tensor) in enumerate(checkpoint.read(list(checkpoint.tensors)), 1):
         stored = checkpoint.tensors[name].name
         assert isinstance(tensor, Tensor), "nothing is quantised yet"
-        for key, part in _parts(stored, tensor).items():
+        parts = _parts(stored, tensor)
+        if stored.endswith(MATRIX_SUFFIX) and len(parts) == 1:
+            left.append(stored.removesuffix(".weight"))
+        for key, part in parts.items():
             shards[-1][key] = part
             held += part.nbytes
         report(done, len(checkpoint.tensors))
@@ -78,7 +86,8 @@ def write_quantised(
         flush()
     _name_shards(target, places)
     # Last, so that a folder that was left half written is not taken for a model.
-    text = json.dumps(raw_config | {QUANTISATION_KEY: INT8_CONFIG}, indent=2, ensure_ascii=False)
+    said = {**INT8_CONFIG, "ignore": [*INT8_CONFIG["ignore"], *left]}
+    text = json.dumps(raw_config | {QUANTISATION_KEY: said}, indent=2, ensure_ascii=False)
     (target / "config.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -86,7 +95,9 @@ def _parts(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """What is stored for a tensor."""
     if not name.endswith(MATRIX_SUFFIX):
         return {name: tensor}
-    quantised: QuantisedWeight = quantise(tensor)
+    quantised = quantise(tensor)
+    if rounding(tensor, quantised) > MAX_STORED_ROUNDING:
+        return {name: tensor}
     return {name: quantised.values, name + SCALE_SUFFIX: quantised.scales.unsqueeze(1)}
 
 
