@@ -53,5 +53,5 @@ $(VENV)/.tests: $(VENV)/.runs
 	@touch $@
 
 $(VENV)/.checks: $(VENV)/.tests
-	$(INSTALL) --group check
+	$(INSTALL) --group check --group clients
 	@touch $@

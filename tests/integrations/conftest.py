@@ -1,11 +1,16 @@
 """A small embedding model and a small reranker, once as folders and once behind a server."""
 
+import os
+
 import pytest
 
 from quernel import Embedder, Reranker
 from quernel.server.app import create_app
 from quernel.server.serve import running
 from tests.support.checkpoints import make_checkpoint
+
+
+os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
 
 
 @pytest.fixture(scope="session")
