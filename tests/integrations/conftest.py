@@ -9,7 +9,6 @@ from quernel.server.app import create_app
 from quernel.server.serve import running
 from tests.support.checkpoints import make_checkpoint
 
-
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"  # read when haystack is imported
 
 
