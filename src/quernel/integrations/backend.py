@@ -42,7 +42,9 @@ class RerankBackend(Protocol):
         ...
 
 
-def embedding_backend(model: str | None, base_url: str | None, api_key: str | None, **options: Any) -> EmbeddingBackend:
+def embedding_backend(
+    model: str | None, base_url: str | None, api_key: str | None = None, **options: Any
+) -> EmbeddingBackend:
     """A server's embedding model where there is a `base_url`, else the model in this process.
 
     Args:
@@ -60,7 +62,9 @@ def embedding_backend(model: str | None, base_url: str | None, api_key: str | No
     return Embedder(model, **options)
 
 
-def rerank_backend(model: str | None, base_url: str | None, api_key: str | None, **options: Any) -> RerankBackend:
+def rerank_backend(
+    model: str | None, base_url: str | None, api_key: str | None = None, **options: Any
+) -> RerankBackend:
     """The same for a reranker."""
     if base_url is not None:
         from quernel.client import Client

@@ -46,7 +46,7 @@ class QuernelTextEmbedder:
     def warm_up(self) -> None:
         """Open the model."""
         if self._backend is None:
-            self._backend = embedding_backend(self.model, self.base_url, **({"api_key": None} | self.options))
+            self._backend = embedding_backend(self.model, self.base_url, **self.options)
 
     @component.output_types(embedding=list[float])
     def run(self, text: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class QuernelDocumentEmbedder:
     def warm_up(self) -> None:
         """Open the model."""
         if self._backend is None:
-            self._backend = embedding_backend(self.model, self.base_url, **({"api_key": None} | self.options))
+            self._backend = embedding_backend(self.model, self.base_url, **self.options)
 
     @component.output_types(documents=list[Document])
     def run(self, documents: list[Document]) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class QuernelRanker:
     def warm_up(self) -> None:
         """Open the model."""
         if self._backend is None:
-            self._backend = rerank_backend(self.model, self.base_url, **({"api_key": None} | self.options))
+            self._backend = rerank_backend(self.model, self.base_url, **self.options)
 
     @component.output_types(documents=list[Document])
     def run(self, query: str, documents: list[Document], top_k: int | None = None) -> dict[str, Any]:

@@ -228,7 +228,7 @@ def load_model(
     wanted = working_dtype(dtype)
     with torch.device("meta"):
         model = Qwen3(config)
-    expected = expected_shapes(config)
+    expected = _shapes(model)
     checkpoint = Checkpoint.open(source)
     checkpoint.check(expected)
     for name, weight in checkpoint.read(expected):
@@ -247,7 +247,11 @@ def load_model(
 def expected_shapes(config: Qwen3Config) -> dict[str, tuple[int, ...]]:
     """The tensors of a model, by name without `model.`; heads are not among them."""
     with torch.device("meta"):
-        return {name: tuple(tensor.shape) for name, tensor in Qwen3(config).state_dict().items()}
+        return _shapes(Qwen3(config))
+
+
+def _shapes(model: Qwen3) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def stored_dtype(source: Path) -> torch.dtype | None:
