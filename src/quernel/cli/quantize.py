@@ -21,8 +21,8 @@ def command(*, model: str, output: Path, quiet: bool, **given: Any) -> None:
     """Write MODEL with its weights in 8 bits to the new folder OUTPUT.
 
     The folder is a model like any other (`quernel serve -m ./OUTPUT`), a quarter to a half as large and, on a CPU with
-    VNNI, more than twice as fast as float32. Vectors change slightly: see the guide. vLLM and transformers (with
-    compressed-tensors) read it too.
+    VNNI, more than twice as fast as float32. Vectors change slightly: see the guide. The form is that of
+    compressed-tensors, for vLLM and transformers too; it was not tried with them yet.
 
     \b
     quernel quantize Qwen/Qwen3-Embedding-0.6B ./qwen3-embedding-int8
