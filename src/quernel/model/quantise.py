@@ -1,7 +1,7 @@
 """Writes checkpoints with the layers' matrices in 8 bits.
 
 The form is "int-quantized" of compressed-tensors (weights per output channel, activations per token, both symmetric),
-which vLLM and transformers load (not tried yet): `NAME.weight` int8 `[O, I]` beside `NAME.weight_scale` float32 `[O, 1]`.
+for vLLM and transformers too (not tried yet): `NAME.weight` int8 `[O, I]` beside `NAME.weight_scale` float32 `[O, 1]`.
 """
 
 import json
