@@ -1,11 +1,10 @@
 """Local text to vectors."""
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from quernel.engine.engine import wait
-from quernel.local import LocalModel
+from quernel.local import Computed, LocalModel
 from quernel.model.config import Qwen3Config
 from quernel.model.heads import truncate_and_normalise
 from quernel.model.side_files import SideFiles
@@ -56,13 +55,11 @@ class Embedder(LocalModel):
             InvalidRequestError: The request does not fit this model.
             UnavailableError: The queue is full, or the engine closed.
         """
-        prompts = await asyncio.to_thread(self._render, request)
-        return self._result(request, prompts, await asyncio.wrap_future(self._submit(prompts)))
+        return self._result(request, await self._compute(partial(self._render, request)))
 
     def embed_sync(self, request: EmbeddingRequest) -> EmbeddingResult:
         """`embed`, for code that is not asynchronous."""
-        prompts = self._render(request)
-        return self._result(request, prompts, wait(self._submit(prompts)))
+        return self._result(request, self._compute_sync(partial(self._render, request)))
 
     def embed_queries(
         self,
@@ -131,12 +128,16 @@ class Embedder(LocalModel):
         check_dimensions(request.dimensions, self.info.dimensions)
         return self._prompts.render(request)
 
-    def _result(self, request: EmbeddingRequest, prompts: Sequence[Prompt], hidden: Vectors) -> EmbeddingResult:
+    def _named_prompt(self, name: str | None) -> str:
+        return self._prompts.named_prompt(name)
+
+    def _result(self, request: EmbeddingRequest, computed: Computed) -> EmbeddingResult:
         normalize = self._normalize if request.normalize is None else request.normalize
         dimensions = check_dimensions(request.dimensions, self.info.dimensions)
         return EmbeddingResult(
-            vectors=truncate_and_normalise(hidden, dimensions, normalize),
-            num_tokens=tuple(prompt.num_tokens for prompt in prompts),
-            truncated=tuple(prompt.truncated for prompt in prompts),
+            vectors=truncate_and_normalise(computed.hidden, dimensions, normalize),
+            num_tokens=tuple(prompt.num_tokens for prompt in computed.prompts),
+            truncated=tuple(prompt.truncated for prompt in computed.prompts),
             model=self.info.name,
+            timing=computed.timing,
         )

@@ -6,7 +6,11 @@
     │   ├── InputTooLongError
     │   ├── InvalidDimensionsError
     │   ├── TokenIdRangeError
-    │   └── ModelNotFoundError     no such model here                        HTTP 404
+    │   ├── ForeignTokenIdsError   token ids of another model's tokenizer
+    │   ├── AuthenticationError    no key, or a wrong one                    HTTP 401
+    │   ├── PermissionDeniedError  not with this key                         HTTP 403
+    │   ├── ModelNotFoundError     no such model here                        HTTP 404
+    │   └── BodyTooLargeError      the body is over the server's limit       HTTP 413
     ├── ModelLoadError             the operator changes the model or a file
     │   ├── UnsupportedModelError  not a Qwen3 embedding model or reranker
     │   ├── ConfigError            config.json is missing, broken or contradictory
@@ -16,6 +20,8 @@
     ├── SettingsError              the operator changes a flag, variable or file key
     ├── UnavailableError           the same request may succeed later        HTTP 503
     │   ├── OverloadedError        the queue is full                         HTTP 429
+    │   ├── ModelNotReadyError     the model is being loaded, or failed to
+    │   ├── DeadlineExceededError  the request's time is over                HTTP 504
     │   └── EngineClosedError      the engine is shutting down
     └── InternalError              ours to mend                              HTTP 500
         └── NonFiniteError         a result was NaN or infinite, in float32 too
@@ -80,11 +86,38 @@ class TokenIdRangeError(InvalidRequestError):
     code = "token_id_out_of_range"
 
 
+class ForeignTokenIdsError(InvalidRequestError):
+    """Token ids that another model's tokenizer made: read as this model's they are another text."""
+
+    code = "foreign_token_ids"
+
+
+class AuthenticationError(InvalidRequestError):
+    """The request has no API key, or one that is not known here."""
+
+    code = "invalid_api_key"
+    status = 401
+
+
+class PermissionDeniedError(InvalidRequestError):
+    """The key of the request does not open this route."""
+
+    code = "permission_denied"
+    status = 403
+
+
 class ModelNotFoundError(InvalidRequestError):
     """No model of that name and kind is served here."""
 
     code = "model_not_found"
     status = 404
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The body of the request is larger than the server takes."""
+
+    code = "body_too_large"
+    status = 413
 
 
 class ModelLoadError(QuernelError):
@@ -130,10 +163,15 @@ class SettingsError(QuernelError):
 
 
 class UnavailableError(QuernelError):
-    """The request was fine and may succeed later."""
+    """The request was fine and may succeed later.
+
+    Attributes:
+        retry_after: Seconds after which it may, where that is known.
+    """
 
     code = "unavailable"
     status = 503
+    retry_after: float | None = None
 
 
 class OverloadedError(UnavailableError):
@@ -141,6 +179,19 @@ class OverloadedError(UnavailableError):
 
     code = "overloaded"
     status = 429
+
+
+class ModelNotReadyError(UnavailableError):
+    """The model is being loaded, or could not be."""
+
+    code = "model_not_ready"
+
+
+class DeadlineExceededError(UnavailableError):
+    """The time that the request was given is over."""
+
+    code = "deadline_exceeded"
+    status = 504
 
 
 class EngineClosedError(UnavailableError):

@@ -1,10 +1,11 @@
 """What `Embedder` and `Reranker` share: a checkpoint found, read and loaded, with its engine running."""
 
+import asyncio
+import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar, Self
@@ -13,8 +14,9 @@ import torch
 
 from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_memory, resident_memory
 from quernel.engine.config import EngineConfig
-from quernel.engine.engine import Engine, EngineStatistics
+from quernel.engine.engine import Engine, EngineStatistics, wait
 from quernel.engine.runner import ModelRunner
+from quernel.engine.scheduler import HiddenStates
 from quernel.engine.worker import Worker, run_aside
 from quernel.errors import SettingsError, TokenizerError, UnsupportedModelError
 from quernel.model.config import Qwen3Config
@@ -29,7 +31,7 @@ from quernel.model.weights import load_model, stored_dtype
 from quernel.prompts.gguf_tokenizer import build_tokenizer
 from quernel.prompts.prompt import Prompt
 from quernel.prompts.tokenizer import Tokenizer
-from quernel.types import ModelInfo, ModelKind, Vectors
+from quernel.types import ModelInfo, ModelKind, Timing, Token, Vectors
 
 CPU_CHUNK_ROWS = 512
 """Rows that go through a layer together on a CPU: what they need still fits its last cache, and more are no faster."""
@@ -109,6 +111,7 @@ class LocalModel(ABC):
             revision=files.revision,
             prompts=tuple(side_files.prompts),
         )
+        self._tokenizer = tokenizer
         self._prepare(source, config, side_files, tokenizer)
 
         def load(dtype: torch.dtype) -> Qwen3:
@@ -144,8 +147,51 @@ class LocalModel(ABC):
     def _prepare(self, source: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
         """Set up what this kind of model needs besides the engine: prompts and readout."""
 
-    def _submit(self, prompts: Sequence[Prompt]) -> "Future[Vectors]":
-        return self._engine.submit([prompt.path for prompt in prompts])
+    async def _compute(self, render: Callable[[], list[Prompt]]) -> "Computed":
+        """Render prompts beside the event loop, and compute them."""
+        started = time.perf_counter()
+        prompts = await asyncio.to_thread(render)
+        seconds = time.perf_counter() - started
+        promise = self._engine.submit([prompt.path for prompt in prompts])
+        return Computed.of(prompts, await asyncio.wrap_future(promise), seconds, promise)
+
+    def _compute_sync(self, render: Callable[[], list[Prompt]]) -> "Computed":
+        """`_compute`, for code that is not asynchronous."""
+        started = time.perf_counter()
+        prompts = render()
+        seconds = time.perf_counter() - started
+        promise = self._engine.submit([prompt.path for prompt in prompts])
+        return Computed.of(prompts, wait(promise), seconds, promise)
+
+    @abstractmethod
+    def _named_prompt(self, name: str | None) -> str:
+        """The prompt of that name; nothing for none."""
+
+    def tokenize(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
+    ) -> list[list[Token]]:
+        """The tokens of each text, those of the prompt before them included.
+
+        Args:
+            texts: Texts.
+            add_special_tokens: Whether the end token closes each.
+            prompt_name: A prompt of the model that is put before each.
+
+        Raises:
+            InvalidRequestError: No prompt of that name, or a text that is not Unicode.
+        """
+        prompt = self._named_prompt(prompt_name)
+        return [self._tokenizer.encode_tokens(prompt + text, add_end=add_special_tokens) for text in texts]
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        """The text of each list of token ids.
+
+        Raises:
+            TokenIdRangeError: An id that the model does not have.
+        """
+        for index, row in enumerate(ids):
+            self._tokenizer.check_ids(row, f"ids[{index}]")
+        return [self._tokenizer.decode(row, skip_special_tokens=skip_special_tokens) for row in ids]
 
     @property
     def info(self) -> ModelInfo:
@@ -166,6 +212,29 @@ class LocalModel(ABC):
     def close(self) -> None:
         """Stop the engine; requests that wait fail with `EngineClosedError`. Safe to call twice."""
         self._finalizer()
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Prompts with what the engine made of them.
+
+    Attributes:
+        prompts: The prompts.
+        hidden: Hidden states of their last tokens, float32 `[N, C]`.
+        timing: Where the time went.
+    """
+
+    prompts: Sequence[Prompt]
+    hidden: Vectors
+    timing: Timing
+
+    @classmethod
+    def of(cls, prompts: Sequence[Prompt], hidden: Vectors, tokenization: float, promise: HiddenStates) -> Self:
+        """What became of a promise that was kept."""
+        timing = Timing(
+            tokenization=tokenization, queue=promise.queue_seconds, inference=promise.inference_seconds
+        )
+        return cls(prompts, hidden, timing)
 
 
 @cache

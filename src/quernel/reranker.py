@@ -1,13 +1,13 @@
 """Local relevance."""
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from quernel.engine.engine import wait
-from quernel.local import LocalModel
+from quernel.errors import InvalidRequestError
+from quernel.local import Computed, LocalModel
 from quernel.model.config import Qwen3Config
 from quernel.model.heads import load_score_row, relevance, sigmoid
 from quernel.model.side_files import SideFiles
@@ -20,7 +20,6 @@ from quernel.types import (
     RerankRequest,
     RerankResult,
     Truncate,
-    Vectors,
 )
 
 
@@ -57,13 +56,11 @@ class Reranker(LocalModel):
             InvalidRequestError: The request does not fit this model.
             UnavailableError: The queue is full, or the engine closed.
         """
-        prompts = await asyncio.to_thread(self._render, request)
-        return self._result(request, prompts, await asyncio.wrap_future(self._submit(prompts)))
+        return self._result(request, await self._compute(partial(self._render, request)))
 
     def rerank_sync(self, request: RerankRequest) -> RerankResult:
         """`rerank`, for code that is not asynchronous."""
-        prompts = self._render(request)
-        return self._result(request, prompts, wait(self._submit(prompts)))
+        return self._result(request, self._compute_sync(partial(self._render, request)))
 
     def rank(
         self,
@@ -94,13 +91,21 @@ class Reranker(LocalModel):
     def _render(self, request: RerankRequest) -> list[Prompt]:
         return self._prompts.render(request)
 
-    def _result(self, request: RerankRequest, prompts: Sequence[Prompt], hidden: Vectors) -> RerankResult:
-        logits = relevance(hidden, self._score_row)
+    def _named_prompt(self, name: str | None) -> str:
+        if name is None:
+            return ""
+        raise InvalidRequestError(
+            f"prompt_name is {name!r}, but a reranker has no prompts.", param="prompt_name", hint="Leave it out."
+        )
+
+    def _result(self, request: RerankRequest, computed: Computed) -> RerankResult:
+        logits = relevance(computed.hidden, self._score_row)
         scores = sigmoid(logits)
         best_first = np.argsort(-logits, kind="stable")[: request.top_n]
         return RerankResult(
             results=tuple(RankedDocument(int(i), float(scores[i]), float(logits[i])) for i in best_first),
-            num_tokens=tuple(prompt.num_tokens for prompt in prompts),
-            truncated=tuple(prompt.truncated for prompt in prompts),
+            num_tokens=tuple(prompt.num_tokens for prompt in computed.prompts),
+            truncated=tuple(prompt.truncated for prompt in computed.prompts),
             model=self.info.name,
+            timing=computed.timing,
         )

@@ -51,6 +51,40 @@ class InputType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """Where the time of one request went, in seconds; zeros from a model that does not say.
+
+    Attributes:
+        tokenization: From texts to token ids.
+        queue: Until the first of its prompts was computed.
+        inference: From then until the last was.
+    """
+
+    tokenization: float = 0.0
+    queue: float = 0.0
+    inference: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token of a text.
+
+    Attributes:
+        id: Its id.
+        text: The characters it stands for; those of a part of a character are U+FFFD.
+        special: Whether it is one of the tokenizer's added special tokens.
+        start: Its first character in the text; `None` where it is not of the text.
+        stop: The character after its last.
+    """
+
+    id: int
+    text: str
+    special: bool = False
+    start: int | None = None
+    stop: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddingRequest:
     """Texts to turn into vectors.
 
@@ -62,11 +96,14 @@ class EmbeddingRequest:
     3. `prompt_name`: the prompt of that name in the model's own files.
     4. Otherwise: the text alone.
 
+    A `prompt_name` that the model's files do not have may be a task of `quernel.instructions`. Its sentence is then the
+    instruction of every text that is not a document, and of documents too in the few tasks that have one for them.
+
     Attributes:
         inputs: One or more texts or token-id lists. An empty text is valid: it is the end token alone.
         instruction: The task, as one sentence, best in English. Not with `input_type` document, nor with token ids.
         input_type: Query or document.
-        prompt_name: A prompt named in the model's files (`query`, `document`, ...).
+        prompt_name: A prompt named in the model's files (`query`, `document`, ...), or a task.
         dimensions: Length of the vectors, from 32 to the model's own; `None` for all of it.
         normalize: Scale the vectors to length 1, after cutting them to `dimensions`; `None` for what the model's files
             say (the official ones say yes).
@@ -104,12 +141,14 @@ class EmbeddingResult:
         num_tokens: Tokens the model read for each input: prompt, text and end token.
         truncated: For each input, whether it was cut.
         model: The name of the model that made the vectors.
+        timing: Where the time went.
     """
 
     vectors: Vectors
     num_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
     model: str
+    timing: Timing = Timing()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,12 +214,14 @@ class RerankResult:
         num_tokens: For each document of the request, in its order: tokens of its whole prompt.
         truncated: For each document of the request, in its order: whether it was cut.
         model: The name of the model that scored.
+        timing: Where the time went.
     """
 
     results: tuple[RankedDocument, ...]
     num_tokens: tuple[int, ...]
     truncated: tuple[bool, ...]
     model: str
+    timing: Timing = Timing()
 
 
 class ModelKind(StrEnum):
@@ -251,6 +292,34 @@ class RerankModel(Protocol):
         Raises:
             InvalidRequestError: The request does not fit this model.
             UnavailableError: The model cannot take it now.
+        """
+        ...
+
+
+@runtime_checkable
+class TokenizingModel(Protocol):
+    """A model whose tokenizer can be asked; remote ones may not offer it."""
+
+    def tokenize(
+        self, texts: Sequence[str], *, add_special_tokens: bool = True, prompt_name: str | None = None
+    ) -> list[list[Token]]:
+        """The tokens of each text.
+
+        Args:
+            texts: Texts.
+            add_special_tokens: Whether the end token closes each.
+            prompt_name: A prompt of the model that is put before each.
+
+        Raises:
+            InvalidRequestError: No prompt of that name, or a text that is not Unicode.
+        """
+        ...
+
+    def detokenize(self, ids: Sequence[Sequence[int]], *, skip_special_tokens: bool = True) -> list[str]:
+        """The text of each list of token ids.
+
+        Raises:
+            TokenIdRangeError: An id that the model does not have.
         """
         ...
 

@@ -10,9 +10,9 @@ from typing import Protocol
 import numpy as np
 
 from quernel.engine.config import EngineConfig
-from quernel.engine.scheduler import Item, Job, Running, Scheduler
+from quernel.engine.scheduler import HiddenStates, Item, Job, Running, Scheduler
 from quernel.engine.worker import Worker
-from quernel.errors import EngineClosedError, InternalError, NonFiniteError
+from quernel.errors import EngineClosedError, InternalError, NonFiniteError, OverloadedError
 from quernel.types import TokenPath, Vectors
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Engine:
         self._closed = False
         self._num_batches = 0
         self._num_prompts = 0
+        self._busy_seconds = 0.0
         self._worker.attach(self)
 
     def __enter__(self) -> "Engine":
@@ -105,7 +106,7 @@ class Engine:
             waiting = self._scheduler.num_waiting_tokens
             return EngineStatistics(self._num_batches, self._num_prompts, waiting, self._runner.statistics)
 
-    def submit(self, paths: Sequence[TokenPath]) -> "Future[Vectors]":
+    def submit(self, paths: Sequence[TokenPath]) -> HiddenStates:
         """The promise of the prompts' hidden states, float32 `[N, C]`. Cancelling it drops what is not computed yet.
 
         Callable from any thread.
@@ -118,9 +119,18 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineClosedError("The engine is closed.", hint="Make a new one, or wait for the restart.")
-            self._scheduler.add(job, time.monotonic())
+            try:
+                self._scheduler.add(job, time.monotonic())
+            except OverloadedError as overloaded:
+                overloaded.retry_after = self._seconds_for(self._scheduler.num_waiting_tokens / 2)
+                raise
             self._changed.notify_all()
         return job.future
+
+    def _seconds_for(self, num_tokens: float) -> float | None:
+        """How long so many tokens take at the speed so far."""
+        computed = self._runner.statistics.num_tokens
+        return num_tokens * self._busy_seconds / computed if computed else None
 
     def close(self) -> None:
         """Finish the batch in work, fail what waits with `EngineClosedError`, take no more. Safe to call twice."""
@@ -152,6 +162,7 @@ class Engine:
 
     def _run(self, batch: Sequence[Item]) -> None:
         """Compute a batch; where memory runs out, its halves. A failure reaches only the jobs that are in it."""
+        started = time.monotonic()
         try:
             hidden = self._compute(batch)
         except Exception as error:  # whatever torch raises belongs to the callers, and the thread goes on
@@ -170,9 +181,10 @@ class Engine:
         if hidden is None:
             return
         broken = set(np.flatnonzero(~np.isfinite(hidden).all(axis=1)).tolist())
+        now = time.monotonic()
         for row, item in enumerate(batch):
             if row not in broken:
-                item.job.deliver(item.index, hidden[row])
+                item.job.deliver(item.index, hidden[row], now)
             else:
                 item.job.fail(
                     NonFiniteError(
@@ -184,6 +196,7 @@ class Engine:
         with self._changed:
             self._num_batches += 1
             self._num_prompts += len(batch)
+            self._busy_seconds += now - started
 
     def _compute(self, batch: Sequence[Item]) -> Vectors | None:
         """The results of a batch; none if in the middle of it nobody waits for them any more.

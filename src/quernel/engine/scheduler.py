@@ -16,6 +16,18 @@ from quernel.errors import OverloadedError
 from quernel.types import TokenPath, Vectors
 
 
+class HiddenStates(Future[Vectors]):
+    """The promise of a job's results, float32 `[N, C]`, and where its time went, which is known when it is kept.
+
+    Attributes:
+        queue_seconds: Until the first prompt was handed out.
+        inference_seconds: From then on.
+    """
+
+    queue_seconds: float = 0.0
+    inference_seconds: float = 0.0
+
+
 class Job:
     """The prompts of one caller, and the promise of their results.
 
@@ -23,17 +35,21 @@ class Job:
         paths: The prompts.
 
     Attributes:
-        future: Gets float32 `[N, C]`, or an error. Cancelling it drops what is not computed yet.
+        future: Gets the results, or an error. Cancelling it drops what is not computed yet.
         num_tokens: Tokens of all prompts, shared ones counted each time.
         num_taken: Prompts that were handed out, from the front.
+        added: When it was queued.
+        started: When its first prompt was handed out.
         waiting_since: When it began to wait for its turn.
     """
 
     def __init__(self, paths: Sequence[TokenPath]) -> None:
         self.paths = paths
-        self.future: Future[Vectors] = Future()
+        self.future = HiddenStates()
         self.num_tokens = sum(map(num_tokens, paths))
         self.num_taken = 0
+        self.added = 0.0
+        self.started = 0.0
         self.waiting_since = 0.0
         self._num_missing = len(paths)
         self._rows: Vectors | None = None
@@ -43,13 +59,15 @@ class Job:
         """Whether nobody waits for it any more: cancelled, or failed already."""
         return self.future.done()
 
-    def deliver(self, index: int, row: Vectors) -> None:
+    def deliver(self, index: int, row: Vectors, now: float) -> None:
         """Take the result of one prompt, float32 `[C]`; the last one completes the job."""
         if self._rows is None:
             self._rows = np.empty((len(self.paths), len(row)), dtype=np.float32)
         self._rows[index] = row
         self._num_missing -= 1
         if not self._num_missing and self.future.set_running_or_notify_cancel():
+            self.future.queue_seconds = self.started - self.added
+            self.future.inference_seconds = now - self.started
             self.future.set_result(self._rows)
 
     def fail(self, error: BaseException) -> None:
@@ -124,7 +142,7 @@ class Scheduler:
                 hint="Try again soon, or send fewer texts at once.",
             )
         self.num_waiting_tokens += job.num_tokens
-        job.waiting_since = now
+        job.added = job.waiting_since = now
         lane = self._interactive if job.num_tokens <= self._config.max_interactive_tokens else self._bulk
         lane.append(job)
 
@@ -133,8 +151,8 @@ class Scheduler:
         self._drop_abandoned()
         overdue = self._bulk and now - self._bulk[0].waiting_since >= self._config.max_wait_seconds
         if self._interactive and not overdue:
-            return self._take(self._interactive)
-        batch = self._take(self._bulk)
+            return self._take(self._interactive, now)
+        batch = self._take(self._bulk, now)
         if self._bulk and self._bulk[0].num_taken:
             self._bulk[0].waiting_since = now
             self._bulk.rotate(-1)
@@ -153,7 +171,7 @@ class Scheduler:
         if overdue and running.interrupted_seconds > (now - running.started) / 2:
             return []
         self._drop_abandoned()
-        return self._take(self._interactive)
+        return self._take(self._interactive, now)
 
     def clear(self) -> list[Job]:
         """Empty the queue; the jobs that were in it."""
@@ -163,12 +181,14 @@ class Scheduler:
         self.num_waiting_tokens = 0
         return jobs
 
-    def _take(self, lane: deque[Job]) -> list[Item]:
+    def _take(self, lane: deque[Job], now: float) -> list[Item]:
         """A batch from the front of a lane. Runs that it shares count once; a prompt over the budget runs alone."""
         batch: list[Item] = []
         shared = SharedRuns()
         while lane:
             job = lane[0]
+            if not job.num_taken:
+                job.started = now
             while job.num_taken < len(job.paths):
                 path = job.paths[job.num_taken]
                 if batch and shared.num_tokens + shared.cost(path) > self._max_batch_tokens:

@@ -5,7 +5,8 @@ Exact by construction: a text is encoded together with its prompt, as the refere
 
 from collections.abc import Mapping, Sequence
 
-from quernel.errors import ConfigError, InputTooLongError, InvalidRequestError, TokenIdRangeError
+from quernel.errors import ConfigError, InputTooLongError, InvalidRequestError
+from quernel.instructions import find_instruction
 from quernel.prompts.prompt import Prompt
 from quernel.prompts.templates import DEFAULT_INSTRUCTION, QUERY_PROMPT, QUERY_PROMPT_END, SHARED_PROMPT_END
 from quernel.prompts.tokenizer import Tokenizer
@@ -67,7 +68,7 @@ class EmbeddingPrompts:
                 hint="Send the text, or token ids of prompt and text with input_type 'document'.",
             )
         for index, ids in token_inputs.items():
-            self._check_ids(index, ids)
+            self._tokenizer.check_ids(ids, f"input[{index}]")
         texts = list(dict.fromkeys(item for item in request.inputs if isinstance(item, str)))
         paths = dict(zip(texts, self._encode(prompt, texts), strict=True))
         return [
@@ -79,31 +80,36 @@ class EmbeddingPrompts:
         """What stands in front of every text of the request, by the rules that `EmbeddingRequest` documents."""
         if request.instruction is not None:
             return QUERY_PROMPT.format(instruction=request.instruction)
+        if request.prompt_name is not None and request.prompt_name not in self._prompts:
+            return self._task_prompt(request.prompt_name, request.input_type)
         if request.input_type is InputType.QUERY:
             return self._prompts.get("query", QUERY_PROMPT.format(instruction=DEFAULT_INSTRUCTION))
         if request.input_type is InputType.DOCUMENT:
             return self._prompts.get("document", "")
-        if request.prompt_name is None:
-            return self._default_prompt
-        if request.prompt_name not in self._prompts:
-            raise InvalidRequestError(
-                f"prompt_name is {request.prompt_name!r}, but the model's prompts are {_names(self._prompts)}.",
-                param="prompt_name",
-                hint="Use one of those names, or send an instruction.",
-            )
-        return self._prompts[request.prompt_name]
+        return self._default_prompt if request.prompt_name is None else self._prompts[request.prompt_name]
 
-    def _check_ids(self, index: int, ids: tuple[int, ...]) -> None:
-        size = self._tokenizer.vocab_size
-        # The types of thousands of ids are checked at once; `type` and not `isinstance`, for True is an int too.
-        if not ids or (set(map(type, ids)) == {int} and 0 <= min(ids) <= max(ids) < size):
-            return
-        wrong = next(token for token in ids if type(token) is not int or not 0 <= token < size)
-        raise TokenIdRangeError(
-            f"input[{index}] holds {wrong!r}, but the model's token ids are integers from 0 to {size - 1}.",
-            param="input",
-            hint="Encode the text with the model's own tokenizer, or send the text.",
-        )
+    def _task_prompt(self, name: str, input_type: InputType | None) -> str:
+        """What stands in front of a text in a task of `quernel.instructions`."""
+        task = find_instruction(name)
+        if task is None:
+            raise InvalidRequestError(
+                f"prompt_name is {name!r}, but the model's prompts are {_names(self._prompts)}, and no task has that "
+                "name.",
+                param="prompt_name",
+                hint="Use one of those names or a task of /v1/instructions, or send an instruction.",
+            )
+        if input_type is InputType.DOCUMENT:
+            no_instruction = self._prompts.get("document", "")
+            return no_instruction if task.document is None else QUERY_PROMPT.format(instruction=task.document)
+        return QUERY_PROMPT.format(instruction=task.query)
+
+    def named_prompt(self, name: str | None) -> str:
+        """The prompt of that name; nothing for none.
+
+        Raises:
+            InvalidRequestError: No prompt of that name.
+        """
+        return "" if name is None else self._choose_prompt(EmbeddingRequest(inputs=[""], prompt_name=name))
 
     def _encode(self, prompt: str, texts: Sequence[str]) -> list[TokenPath]:
         """Ids of prompt and text together, divided where queries of one instruction may share what they compute."""

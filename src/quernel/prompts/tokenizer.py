@@ -11,8 +11,8 @@ from pathlib import Path
 
 import tokenizers
 
-from quernel.errors import InvalidRequestError, TokenizerError
-from quernel.types import TokenPath
+from quernel.errors import InvalidRequestError, TokenIdRangeError, TokenizerError
+from quernel.types import Token, TokenPath
 
 END_TOKEN = "<|endoftext|>"
 """The token that the embedders were trained to be read at. `eos_token` of `tokenizer_config.json` and `eos_token_id` of
@@ -131,9 +131,54 @@ class Tokenizer:
         encodings = _batch(self._reference, texts, with_positions=True)
         return [_split(encoding, at) for encoding in encodings]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids, special tokens included."""
-        return str(self._reference.decode(list(ids), skip_special_tokens=False))
+    def encode_tokens(self, text: str, *, add_end: bool) -> list[Token]:
+        """The tokens of a text as `encode` divides it, with the characters that each stands for.
+
+        Args:
+            text: A text.
+            add_end: Whether the end token closes it, unless it ends in one.
+
+        Raises:
+            InvalidRequestError: The text is not valid Unicode.
+        """
+        (encoding,) = _batch(self._reference, [text], with_positions=True)
+        tokens = [
+            Token(id=id, text=self.decode([id]), special=id in self._special_ids, start=start, stop=stop)
+            for id, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True)
+        ]
+        if add_end and (not tokens or tokens[-1].id != self.end_id):
+            tokens.append(Token(id=self.end_id, text=END_TOKEN, special=True))
+        return tokens
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        added = self._reference.get_added_tokens_decoder()
+        return frozenset(id for id, token in added.items() if token.special)
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of token ids."""
+        return str(self._reference.decode(list(ids), skip_special_tokens=skip_special_tokens))
+
+    def check_ids(self, ids: Sequence[int], place: str) -> None:
+        """Refuse what is no token id of this tokenizer.
+
+        Args:
+            ids: Of one text.
+            place: The field that they are in, for the message.
+
+        Raises:
+            TokenIdRangeError: One of them is none.
+        """
+        size = self.vocab_size
+        # The types of thousands of ids are checked at once; `type` and not `isinstance`, for True is an int too.
+        if not ids or (set(map(type, ids)) == {int} and 0 <= min(ids) <= max(ids) < size):
+            return
+        wrong = next(token for token in ids if type(token) is not int or not 0 <= token < size)
+        raise TokenIdRangeError(
+            f"{place} holds {wrong!r}, but the model's token ids are integers from 0 to {size - 1}.",
+            param=place.partition("[")[0],
+            hint="Encode the text with the model's own tokenizer, or send the text.",
+        )
 
     def token_id(self, token: str) -> int:
         """The id of a token, added or not.

@@ -14,6 +14,7 @@ import orjson
 from quernel.errors import InternalError, InvalidRequestError
 
 S = TypeVar("S", bound=msgspec.Struct)
+T = TypeVar("T")
 
 _VALIDATION = re.compile(r"^(?P<complaint>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 """A message of msgspec: what is wrong, and perhaps where (`$.input[3]`)."""
@@ -37,7 +38,7 @@ def decode_request_body(body: bytes, shape: type[S]) -> S:
         raise InvalidRequestError("The body is nested too deeply.") from error
 
 
-def decode_reply_body(body: bytes, shape: type[S]) -> S:
+def decode_reply_body(body: bytes, shape: type[T]) -> T:
     """The body of another server's reply as `shape`; fields that it does not declare are passed over.
 
     Raises:

@@ -16,7 +16,18 @@ from typing import Annotated, Protocol
 
 from msgspec import Meta, Struct
 
-from quernel.errors import InternalError, InvalidRequestError, OverloadedError, QuernelError, UnavailableError
+from quernel.errors import (
+    AuthenticationError,
+    BodyTooLargeError,
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OverloadedError,
+    PermissionDeniedError,
+    QuernelError,
+    UnavailableError,
+)
 from quernel.protocols.body import decode_reply_body, encode_body
 
 FIRST_SERVER_STATUS = 500
@@ -26,6 +37,21 @@ MAX_MESSAGE, MAX_PARAM = 2000, 200
 
 TYPES: Mapping[int, str] = {429: "rate_limit_error"}
 """Type of an error by its status, where it is not that of its hundred."""
+
+
+CLASSES_OF_STATUS: Mapping[int, type[QuernelError]] = {
+    cls.status: cls
+    for cls in (
+        AuthenticationError,
+        PermissionDeniedError,
+        ModelNotFoundError,
+        BodyTooLargeError,
+        OverloadedError,
+        UnavailableError,
+        DeadlineExceededError,
+    )
+}
+"""What a status means where the body has no code of ours."""
 
 
 class ErrorDetail(Struct, kw_only=True):
@@ -103,8 +129,7 @@ def decode_error(status: int, body: bytes) -> QuernelError:
 
 
 def _class_for(status: int) -> type[QuernelError]:
-    special = {429: OverloadedError, 503: UnavailableError}
-    return special.get(status, InternalError if status >= FIRST_SERVER_STATUS else InvalidRequestError)
+    return CLASSES_OF_STATUS.get(status, InternalError if status >= FIRST_SERVER_STATUS else InvalidRequestError)
 
 
 def _tree(root: type[QuernelError]) -> Iterator[type[QuernelError]]:
