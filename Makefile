@@ -19,6 +19,7 @@ check: $(VENV)/.checks  ## lint, types, import layers, generated documentation
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate_reference.py --check
+	$(BIN)/python docs/generate_dashboard.py --check
 
 example: $(VENV)/.tests  ## search a small collection with and without reranking (DATA=folder for your own)
 	$(BIN)/python examples/search.py $(if $(DATA),--data $(DATA))
@@ -33,6 +34,7 @@ bench-gpu: $(VENV)/.tests  ## measure random models of the official sizes on a C
 
 docs: $(VENV)/.tests  ## write the generated parts of the documentation
 	$(BIN)/python docs/generate_reference.py
+	$(BIN)/python docs/generate_dashboard.py
 
 constraints: $(VENV)/.checks  ## rewrite constraints.txt from what is installed
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' | LC_ALL=C sort -f > constraints.txt

@@ -12,7 +12,13 @@ from typing import Any
 import quernel
 from quernel.cli.main import cli
 from quernel.cli.settings import SECTIONS, declaration, default_text, environment_name, flag_name
-from quernel.server.metrics import MEASURES
+from quernel.errors import QuernelError
+from quernel.protocols.error_body import error_type
+from quernel.protocols.tei import TEI_ERRORS
+from quernel.server.metrics import MEASURES, PROCESS_MEASURES
+from quernel.server.middleware import HTTP_CODES
+from quernel.server.openapi import build_openapi
+from quernel.server.routes import ENDPOINTS
 from quernel.settings import declared_settings
 from quernel.types import Vectors
 
@@ -59,12 +65,102 @@ def settings_page() -> str:
 
 def metrics_page() -> str:
     """Every metric of `GET /metrics`."""
-    rows = ["| metric | type | |", "| --- | --- | --- |"]
+    rows = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
     for measure in MEASURES:
-        name = measure.name + ("_total" if measure.kind == "counter" else "")
-        rows.append(f"| `{name}` | {measure.kind} | {measure.about} |")
-    about = "What `GET /metrics` answers, for Prometheus. Each has the label `model`."
-    return page(["# Metrics", about, "\n".join(rows)])
+        labels = ", ".join(f"`{label}`" for label in measure.labels)
+        rows.append(f"| `{measure.full_name}` | {measure.kind} | {labels} | {measure.about} |")
+    process = ", ".join(f"`{name}`" for name in PROCESS_MEASURES)
+    about = (
+        "What `GET /metrics` answers, for Prometheus. No label comes from a client. A dashboard for Grafana is "
+        "[grafana.json](../grafana.json)."
+    )
+    return page(["# Metrics", about, "\n".join(rows), f"Of the process itself: {process} and others."])
+
+
+def routes_page() -> str:
+    """Every route with the fields of its request and reply and the errors it answers."""
+    document = build_openapi(ENDPOINTS)
+    rows = ["| route | |", "| --- | --- |"]
+    blocks = ["## Each route"]
+    for endpoint in ENDPOINTS:
+        path = endpoint.path.replace(":path", "")
+        rows.append(f"| `{endpoint.method} {path}` | {endpoint.summary} |")
+        operation = document["paths"][path][endpoint.method.lower()]
+        blocks.append(f"### `{endpoint.method} {path}`")
+        blocks.append(endpoint.summary)
+        if "requestBody" in operation:
+            blocks.append(f"Request: {content_of(operation['requestBody'])}")
+        replies = ["| status | | body |", "| ---: | --- | --- |"]
+        for status, reply in operation["responses"].items():
+            replies.append(f"| {status} | {reply['description']} | {content_of(reply)} |")
+        blocks.append("\n".join(replies))
+    blocks.append("## Shapes")
+    for name, schema in document["components"]["schemas"].items():
+        blocks += [f"### {name}", schema.get("description", "")]
+        if "enum" in schema:
+            blocks.append("One of " + ", ".join(f"`{value}`" for value in schema["enum"]) + ".")
+        if "properties" in schema:
+            fields = ["| field | type | |", "| --- | --- | --- |"]
+            for field, shape in schema["properties"].items():
+                required = " (required)" if field in schema.get("required", ()) else ""
+                fields.append(f"| `{field}`{required} | {schema_type(shape)} | {shape.get('description', '')} |")
+            blocks.append("\n".join(fields))
+    about = "What the server of `quernel serve` answers; [HTTP](http.md) says what is common to all routes."
+    return page(["# Routes", about, "\n".join(rows), *(block for block in blocks if block)])
+
+
+def content_of(part: Mapping[str, Any]) -> str:
+    """The media type or the shapes of a request or reply."""
+    ((media_type, content),) = part["content"].items()
+    is_json = media_type == "application/json"
+    return schema_type(content["schema"]) if is_json else f"`{media_type}`"
+
+
+def schema_type(schema: Mapping[str, Any]) -> str:
+    """A JSON schema in words, with links to the shapes."""
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()})"
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(schema_type(option) for option in schema["anyOf"]))
+    if "const" in schema or "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
+    if schema.get("type") == "array":
+        return f"list of {schema_type(schema.get('items', {}))}"
+    if schema.get("type") == "object" and "additionalProperties" in schema:
+        return "object"
+    return str(schema.get("type", "any"))
+
+
+def errors_page() -> str:
+    """Every error: its code, its status in each dialect, and what it means."""
+    rows = ["| code | class | status | `type` | TEI's status | |", "| --- | --- | ---: | --- | ---: | --- |"]
+    for error in error_classes(QuernelError):
+        cells = (
+            f"`{error.code}`",
+            f"`{error.__name__}`",
+            str(error.status),
+            f"`{error_type(error.status)}`",
+            str(TEI_ERRORS.status(error.status, error.code)),
+            first_line(error),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    for status, code in HTTP_CODES.items():
+        meaning = {404: "No such route.", 405: "The route has another method."}[status]
+        theirs = TEI_ERRORS.status(status, code)
+        rows.append(f"| `{code}` | | {status} | `{error_type(status)}` | {theirs} | {meaning} |")
+    about = (
+        "The codes are stable, and what programs should look at; messages are for people and may change. "
+        "`type` is OpenAI's word. The classes are those of `quernel.errors`, which the Python client raises too."
+    )
+    return page(["# Errors", about, "\n".join(rows)])
+
+
+def error_classes(root: type[QuernelError]) -> Iterator[type[QuernelError]]:
+    """A class of errors and all below it."""
+    yield root
+    for child in root.__subclasses__():
+        yield from error_classes(child)
 
 
 def python_page() -> str:
@@ -187,6 +283,8 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "python.md": python_page,
     "metrics.md": metrics_page,
+    "routes.md": routes_page,
+    "errors.md": errors_page,
 }
 
 

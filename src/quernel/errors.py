@@ -11,13 +11,13 @@
     │   ├── PermissionDeniedError  not with this key                         HTTP 403
     │   ├── ModelNotFoundError     no such model here                        HTTP 404
     │   └── BodyTooLargeError      the body is over the server's limit       HTTP 413
-    ├── ModelLoadError             the operator changes the model or a file
+    ├── ModelLoadError             the operator changes the model or a file   HTTP 400
     │   ├── UnsupportedModelError  not a Qwen3 embedding model or reranker
     │   ├── ConfigError            config.json is missing, broken or contradictory
     │   ├── CheckpointError        weights are missing, broken, misshapen or unexpected
     │   ├── TokenizerError         tokenizer.json is missing, broken or does not fit the model
     │   └── DownloadError          the hub could not give the files
-    ├── SettingsError              the operator changes a flag, variable or file key
+    ├── SettingsError              the operator changes a flag, variable or file key  HTTP 400
     ├── UnavailableError           the same request may succeed later        HTTP 503
     │   ├── OverloadedError        the queue is full                         HTTP 429
     │   ├── ModelNotReadyError     the model is being loaded, or failed to
@@ -124,6 +124,7 @@ class ModelLoadError(QuernelError):
     """A model cannot be loaded; the operator changes the model, its files or the settings."""
 
     code = "model_load_failed"
+    status = 400
 
 
 class UnsupportedModelError(ModelLoadError):
@@ -160,6 +161,7 @@ class SettingsError(QuernelError):
     """A flag, environment variable or file key is wrong; the operator changes it."""
 
     code = "invalid_settings"
+    status = 400
 
 
 class UnavailableError(QuernelError):

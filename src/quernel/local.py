@@ -231,9 +231,7 @@ class Computed:
     @classmethod
     def of(cls, prompts: Sequence[Prompt], hidden: Vectors, tokenization: float, promise: HiddenStates) -> Self:
         """What became of a promise that was kept."""
-        timing = Timing(
-            tokenization=tokenization, queue=promise.queue_seconds, inference=promise.inference_seconds
-        )
+        timing = Timing(tokenization=tokenization, queue=promise.queue_seconds, inference=promise.inference_seconds)
         return cls(prompts, hidden, timing)
 
 

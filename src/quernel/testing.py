@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from quernel.errors import InputTooLongError, InvalidRequestError, TokenIdRangeError
+from quernel.instructions import find_instruction
 from quernel.types import (
     EmbeddingInput,
     EmbeddingRequest,
@@ -130,8 +131,11 @@ class FakeEmbeddingModel(_Fake):
         """The words before each text."""
         if request.instruction is not None:
             return request.instruction.split()
-        if request.prompt_name not in (None, *self.info.prompts):
-            raise InvalidRequestError(f"There is no prompt {request.prompt_name!r}.", param="prompt_name")
+        if request.prompt_name is not None and request.prompt_name not in self.info.prompts:
+            task = find_instruction(request.prompt_name)
+            if task is None:
+                raise InvalidRequestError(f"There is no prompt {request.prompt_name!r}.", param="prompt_name")
+            return (task.document or "").split() if request.input_type is InputType.DOCUMENT else task.query.split()
         is_query = request.input_type is InputType.QUERY or request.prompt_name == "query"
         return DEFAULT_INSTRUCTION.split() if is_query else []
 

@@ -1,5 +1,6 @@
 """One declaration, three ways to set it: flag over variable over file over default."""
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -13,6 +14,7 @@ from quernel.cli.composition import KINDS, LoadSettings, ModelChoice
 from quernel.cli.options import Command
 from quernel.cli.settings import SECTIONS, ConfigFile, Settings, declaration, settings_options
 from quernel.errors import SettingsError
+from quernel.server.specs import parse_spec
 from quernel.settings import declared_settings, setting
 
 
@@ -28,7 +30,7 @@ class Part:
     name: str | None = setting(None, "What.")
     loud: bool = setting(False, "Whether.")
     mode: Literal["slow", "fast"] = setting("slow", "How.")
-    colour: Colour = setting(Colour.RED, "Which.")  # noqa: RUF009 - an enum is immutable
+    colour: Colour = setting(Colour.RED, "Which.")
     tags: tuple[str, ...] = setting((), "Some.")
 
     def __post_init__(self):
@@ -191,18 +193,31 @@ def test_a_model_choice_names_its_kind():
 
 
 def test_a_model_table_differs_from_the_rest():
-    choice = ModelChoice.from_table(
-        {"model": "b", "kind": "reranker", "dtype": "float32"}, LoadSettings(device="cpu"), place="file, [[models]]"
-    )
+    table = {"model": "b", "kind": "reranker", "dtype": "float32", "name": "mine", "instruction": "Find code"}
+    spec = parse_spec(table, place="file, [[models]]")
+    assert (spec.name, spec.defaults.instruction) == ("mine", "Find code")
+    choice = ModelChoice.of(spec, LoadSettings(device="cpu"))
     assert choice == ModelChoice("b", "reranker", LoadSettings(device="cpu", dtype="float32"))
-    for table, message in {
-        ("modle",): "unknown key 'modle'. Did you mean 'model'?",
-        ("dtype",): "model is missing",
-    }.items():
-        with pytest.raises(SettingsError, match=message.replace("?", r"\?")):
-            ModelChoice.from_table(dict.fromkeys(table, "float32"), LoadSettings(), place="file")
-    with pytest.raises(SettingsError, match="kind is 'chat'"):
-        ModelChoice.from_table({"model": "x", "kind": "chat"}, LoadSettings(), place="file")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"modle": "b"}, "model is missing"),
+        ({"model": "b", "instuction": "x"}, "unknown key 'instuction'. Did you mean 'instruction'?"),
+        ({"model": "b", "dtyp": "float32"}, "Did you mean 'dtype'?"),
+        ({"model": "b", "dtype": "float31"}, "float31"),
+        ({"model": "b", "max_tokens": True}, "max_tokens"),
+        ({"model": "b", "kind": "chat"}, "kind is 'chat'"),
+        ({"model": "b", "aliases": "c"}, "aliases is 'c', which is not a list of texts"),
+        ({"model": "b", "aliases": [1]}, "aliases is [1]"),
+        ({"model": "b", "dimensions": True}, "dimensions is True"),
+        ({"model": 1}, "model is 1, which is not a text"),
+    ],
+)
+def test_a_model_table_that_is_wrong_says_where(table, message):
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        ModelChoice.of(parse_spec(table, place="file, [[models]]"), LoadSettings())
 
 
 def test_values_spelled_for_the_help_are_those_of_the_types():

@@ -14,6 +14,8 @@ from quernel.protocols.openai import (
     EmbeddingBody,
     EmbeddingCall,
     EmbeddingReply,
+    ListedModel,
+    ModelStatus,
     decode_embedding_request,
     decode_embedding_response,
     decode_models,
@@ -331,7 +333,16 @@ def test_vectors_that_cannot_be_read_are_an_error_not_a_guess(rows):
 
 def test_models_survive_the_wire():
     infos = (FakeEmbeddingModel().info, FakeRerankModel().info)
-    assert decode_models(encode_models(infos, created=1)) == infos
+    listed = [ListedModel(name=info.name, created=1, info=info) for info in infos]
+    assert decode_models(encode_models(listed)) == infos
+
+
+def test_models_that_take_no_requests_are_listed_but_not_offered():
+    failed = ListedModel(name="a/b", created=1, status=ModelStatus.FAILED, error="Broken.", aliases=("c",))
+    body = orjson.loads(encode_models([failed]))
+    assert (body["data"][0]["status"], body["data"][0]["error"]) == ("failed", "Broken.")
+    assert body["data"][0]["dimensions"] is None
+    assert decode_models(orjson.dumps(body)) == ()
 
 
 def test_every_field_of_a_request_is_described():

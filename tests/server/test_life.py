@@ -17,6 +17,7 @@ import pytest
 from quernel.errors import SettingsError
 from quernel.server.app import create_app
 from quernel.server.config import ServerConfig
+from quernel.server.models import ModelSpec
 from quernel.server.serve import bind, running, url_of
 from quernel.testing import FakeEmbeddingModel
 from tests.server.conftest import MAX_BODY_BYTES
@@ -67,14 +68,19 @@ def test_settings_that_cannot_work_are_refused(wrong):
 
 
 def test_ready_follows_the_models_while_health_follows_the_process():
-    state = {"ready": False}
-    with running(create_app([FakeEmbeddingModel()], ready=lambda: state["ready"])) as url:
+    go = threading.Event()
+
+    def load(spec):
+        go.wait(10)
+        return FakeEmbeddingModel()
+
+    with running(create_app(specs=[ModelSpec(source="a/b")], load=load)) as url:
         response = httpx.get(url + "/ready")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
         assert response.headers["retry-after"]
         assert httpx.get(url + "/health").status_code == 200
-        state["ready"] = True
-        assert httpx.get(url + "/ready").status_code == 200
+        go.set()
+        eventually(lambda: httpx.get(url + "/ready").status_code == 200)
 
 
 def test_a_server_without_models_is_never_ready():
@@ -137,7 +143,7 @@ def test_a_log_line_has_the_numbers(served, caplog):
     with caplog.at_level(logging.INFO, "quernel.server"):
         served.client.post("/v1/embeddings", json={"input": "one two"}, headers={"x-request-id": "abc"})
         eventually(lambda: caplog.messages)
-    pattern = r"request_id=abc method=POST path=/v1/embeddings status=200 ms=\d+\.\d tokens=3"
+    pattern = r"request_id=abc method=POST path=/v1/embeddings status=200 ms=\d+\.\d model=fake/embedding tokens=3"
     assert re.fullmatch(pattern, caplog.messages[0])
 
 

@@ -3,9 +3,9 @@
 Torch is imported here, inside the functions, when a model is really wanted.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_type_hints
 
 from quernel.cli.settings import FieldType, check_keys
 from quernel.engine.config import EngineConfig
@@ -15,6 +15,7 @@ from quernel.settings import declared_settings, setting
 if TYPE_CHECKING:
     from quernel.embedder import Embedder
     from quernel.reranker import Reranker
+    from quernel.server.models import ModelSpec
 
 KINDS = ("embedding", "reranker")
 """The values of `quernel.types.ModelKind`, spelled here so that `--help` need not import it (and with it numpy)."""
@@ -62,24 +63,22 @@ class ModelChoice:
         return cls(model, kind, load) if kind in KINDS else cls(text, None, load)
 
     @classmethod
-    def from_table(cls, table: Mapping[str, Any], load: LoadSettings, *, place: str) -> "ModelChoice":
-        """A choice from a `[[models]]` table: `model`, perhaps `kind`, and whatever of `[load]` differs for it.
+    def of(cls, spec: "ModelSpec", load: LoadSettings) -> "ModelChoice":
+        """The choice that a model to serve is, with whatever of `[load]` differs for it.
 
         Raises:
-            SettingsError: An unknown key, a wrong value, or no `model`.
+            SettingsError: An unknown option, or a wrong value.
         """
+        from quernel.server.specs import SPEC_KEYS
+
         annotations = get_type_hints(LoadSettings)
-        own = {declared.name for declared in declared_settings(LoadSettings)}
-        check_keys(table, ("model", "kind", *own), place=place)
-        if not isinstance(table.get("model"), str):
-            raise SettingsError(f"{place}: model is missing.", param="model", hint='Write model = "NAME".')
-        kind = table.get("kind")
-        if kind not in (None, *KINDS):
-            raise SettingsError(f"{place}: kind is {kind!r}.", param="kind", hint=f"One of {', '.join(KINDS)}.")
+        own = [declared.name for declared in declared_settings(LoadSettings)]
+        check_keys(spec.options, (*SPEC_KEYS, *own), place=spec.label)
         changes = {
-            name: FieldType.of(annotations[name]).from_file(table[name], f"{place} {name}") for name in own & set(table)
+            name: FieldType.of(annotations[name]).from_file(value, f"{spec.label} {name}")
+            for name, value in spec.options.items()
         }
-        return cls(table["model"], kind, replace(load, **changes))
+        return cls(spec.source, None if spec.kind is None else spec.kind.value, replace(load, **changes))
 
 
 def open_embedder(model: str | None, load: LoadSettings, engine: EngineConfig) -> "Embedder":

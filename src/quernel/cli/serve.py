@@ -2,9 +2,8 @@
 
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,12 +14,15 @@ from quernel.cli.requests import MODEL, OUTPUT
 from quernel.cli.settings import Settings, settings_options
 from quernel.cli.talk import say, table
 from quernel.engine.config import EngineConfig
+from quernel.errors import SettingsError
 from quernel.server.config import ServerConfig
 
 if TYPE_CHECKING:
-    from quernel.embedder import Embedder
-    from quernel.reranker import Reranker
-    from quernel.types import ModelInfo
+    from quernel.errors import QuernelError
+    from quernel.server.models import ModelSpec, ServedModel
+
+BUILTIN = {"embedding": "quernel/tiny-embedding", "reranker": "quernel/tiny-reranker"}
+"""Kind of model to the built-in one."""
 
 TRIALS = {
     "embedding": ("/v1/embeddings", '{"input": ["hello", "world"]}'),
@@ -41,12 +43,36 @@ TRIALS = {
     "it is: embedding=MODEL or reranker=MODEL.  [QUERNEL_MODELS, separated by spaces; default: the built-in pair]",
 )
 @option(
+    "--alias",
+    "aliases",
+    section=MODEL,
+    multiple=True,
+    metavar="NAME=MODEL",
+    envvar="QUERNEL_ALIASES",
+    help="Another name of a model, such as text-embedding-3-small=quernel/tiny-embedding; repeats.  [QUERNEL_ALIASES]",
+)
+@option(
+    "--instruction",
+    section=MODEL,
+    envvar="QUERNEL_INSTRUCTION",
+    help="What is put before queries, and says what is relevant, where a request has no instruction.  "
+    "[QUERNEL_INSTRUCTION; default: the model's own]",
+)
+@option(
     "--json", "as_json", section=OUTPUT, is_flag=True, help="When ready, print URL and models as a JSON line on stdout."
 )
 @quiet_option
 @settings_options("server", "load", "engine")
-def command(*, models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any) -> None:
-    """Answer embedding and rerank requests over HTTP, in the forms of OpenAI, Cohere, Jina and Voyage.
+def command(
+    *,
+    models: tuple[str, ...],
+    aliases: tuple[str, ...],
+    instruction: str | None,
+    as_json: bool,
+    quiet: bool,
+    **given: Any,
+) -> None:
+    """Answer embedding and rerank requests over HTTP, in the forms of OpenAI, Cohere, Jina, Voyage, TEI and vLLM.
 
     \b
     quernel serve
@@ -54,66 +80,133 @@ def command(*, models: tuple[str, ...], as_json: bool, quiet: bool, **given: Any
     """
     started = time.monotonic()
     settings = Settings(given)
+    for note in settings.file.notes:
+        say(note, quiet=quiet)
     server, engine = settings.build("server", ServerConfig), settings.build("engine", EngineConfig)
-    choices = choose_models(models, settings, settings.build("load", LoadSettings))
+    load = settings.build("load", LoadSettings)
 
     from quernel.server.app import create_app
-    from quernel.server.serve import bind, run, url_of
+    from quernel.server.serve import Stop, bind, run, url_of
 
-    with bind(server) as listener, ExitStack() as opened:
-        loaded: list[Embedder | Reranker] = []
-        for choice in choices:
-            loaded.append(open_model(choice, engine))
-            opened.callback(loaded[-1].close)
-        app = create_app(loaded, config=server)
-        infos = [model.info for model in loaded]
-        budgets = [f"{model.info.name}: {model.budget}" for model in loaded]
-        say(banner(infos, budgets, url_of(listener), time.monotonic() - started), quiet=quiet)
-        if as_json:
-            print_ready(infos, url_of(listener))
-        run(app, server, listener=listener)
+    specs = choose_models(models, settings, aliases=aliases, instruction=instruction)
+    for spec in specs:
+        ModelChoice.of(spec, load)  # A wrong option is told before anything is loaded.
+    stop = Stop()
+    failures: list[QuernelError] = []
+
+    with bind(server) as listener:
+        url = url_of(listener, tls=server.tls_cert is not None)
+
+        def on_loaded(places: "Sequence[ServedModel]") -> None:
+            loaded = [place for place in places if place.model is not None]
+            if not loaded:
+                failures.extend(place.error for place in places if place.error is not None)
+                stop()
+                return
+            say(banner(places, url, time.monotonic() - started), quiet=quiet)
+            if as_json:
+                print_ready(loaded, url)
+
+        app = create_app(
+            config=server,
+            specs=specs,
+            load=lambda spec: open_model(ModelChoice.of(spec, load), engine),
+            on_loaded=on_loaded,
+        )
+        run(app, server, listener=listener, stop=stop)
+    if failures:
+        raise failures[0]
 
 
-def choose_models(given: Sequence[str], settings: Settings, load: LoadSettings) -> list[ModelChoice]:
+def choose_models(
+    given: Sequence[str], settings: Settings, *, aliases: Sequence[str] = (), instruction: str | None = None
+) -> "list[ModelSpec]":
     """The models to serve: those of flags or variable, else those of the file, else the built-in pair.
 
+    Args:
+        given: As flags have them.
+        settings: With the file's.
+        aliases: `NAME=MODEL`.
+        instruction: For models that have none of their own.
+
     Raises:
-        SettingsError: A `[[models]]` table is wrong.
+        SettingsError: A `[[models]]` table is wrong, or an alias is of no model.
     """
-    entries = given or settings.file.models
-    if not entries:
-        return [ModelChoice(None, kind, load) for kind in KINDS]
+    from quernel.server.models import ModelSpec
+    from quernel.server.specs import parse_spec
+    from quernel.types import ModelKind
+
     place = f"{settings.file.name}, [[models]]"
-    return [
-        ModelChoice.parse(entry, load) if isinstance(entry, str) else ModelChoice.from_table(entry, load, place=place)
-        for entry in entries
-    ]
+    entries: Sequence[str | Mapping[str, Any]] = given or settings.file.models
+    specs = []
+    for entry in entries:
+        if isinstance(entry, str):
+            choice = ModelChoice.parse(entry, LoadSettings())
+            specs.append(ModelSpec(source=choice.model, kind=ModelKind(choice.kind) if choice.kind else None))
+        else:
+            specs.append(parse_spec(entry, place=place))
+    if not specs:
+        specs = [ModelSpec(source=BUILTIN[kind], kind=ModelKind(kind)) for kind in KINDS]
+    if instruction is not None:
+        specs = [
+            replace(spec, defaults=replace(spec.defaults, instruction=spec.defaults.instruction or instruction))
+            for spec in specs
+        ]
+    return add_aliases(specs, aliases)
 
 
-def banner(infos: Sequence["ModelInfo"], budgets: Sequence[str], url: str, seconds: float) -> str:
-    """What is served, what it takes of the machine, where it is, and how to try it."""
+def add_aliases(specs: "list[ModelSpec]", aliases: Sequence[str]) -> "list[ModelSpec]":
+    """The models with more names.
+
+    Raises:
+        SettingsError: Not `NAME=MODEL`, or no such model.
+    """
+    for alias in aliases:
+        name, sign, source = alias.partition("=")
+        found = next((spec for spec in specs if source in (spec.source, spec.name)), None)
+        if not (name and sign) or found is None:
+            offered = ", ".join(spec.label for spec in specs)
+            raise SettingsError(
+                f"--alias {alias} names no model that is served.",
+                param="alias",
+                hint=f"Write NAME=MODEL, with MODEL one of: {offered}.",
+            )
+        specs[specs.index(found)] = replace(found, aliases=(*found.aliases, name))
+    return specs
+
+
+def banner(places: "Sequence[ServedModel]", url: str, seconds: float) -> str:
+    """What is served, what it takes of the machine, what failed, where it is, and how to try it."""
     header = ("MODEL", "KIND", "DTYPE", "DEVICE", "DIMENSIONS", "CONTEXT", "PARAMETERS")
-    rows = [
-        (
-            info.name,
-            info.kind.value,
-            info.dtype,
-            info.device,
-            str(info.dimensions),
-            str(info.max_tokens),
-            f"{info.num_parameters / 1e6:,.0f} M",
+    rows, budgets, failed = [], [], []
+    for place in places:
+        if place.model is None:
+            failed.append(f"{place.name} could not be loaded: {place.error}")
+            continue
+        info = place.model.info
+        rows.append(
+            (
+                place.name,
+                info.kind.value,
+                info.dtype,
+                info.device,
+                str(info.dimensions),
+                str(info.max_tokens),
+                f"{info.num_parameters / 1e6:,.0f} M",
+            )
         )
-        for info in infos
-    ]
-    path, body = TRIALS[infos[0].kind.value]
-    trial = f"curl {url}{path} -H 'content-type: application/json' -d '{body}'"
-    listed = "\n".join((table(header, rows, right=(4, 5, 6)), "", *budgets))
+        budgets.append(f"{place.name}: {place.model.budget}")  # type: ignore[union-attr]
+    path, body = TRIALS[rows[0][1]]
+    socket, scheme = ("", url) if not url.startswith("unix:") else (f" --unix-socket {url[5:]}", "http://localhost")
+    trial = f"curl{socket} {scheme}{path} -H 'content-type: application/json' -d '{body}'"
+    listed = "\n".join((table(header, rows, right=(4, 5, 6)), "", *budgets, *failed))
     return f"{listed}\n\nReady at {url} after {seconds:.1f} s. Try it:\n\n    {trial}\n"
 
 
-def print_ready(infos: Sequence["ModelInfo"], url: str) -> None:
+def print_ready(places: "Sequence[ServedModel]", url: str) -> None:
     """One JSON line on stdout, for a program that waits for the server."""
     import orjson
 
-    click.echo(orjson.dumps({"url": url, "models": [asdict(info) for info in infos]}))
+    models = [asdict(place.model.info) | {"name": place.name} for place in places if place.model is not None]
+    click.echo(orjson.dumps({"url": url, "models": models}))
     sys.stdout.flush()

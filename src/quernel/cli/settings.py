@@ -11,6 +11,7 @@ A field declared with `quernel.settings.setting` is all three at once: `max_batc
 A flag wins over a variable, a variable over the file, the file over the default. What a file may not hold is an error.
 """
 
+import json
 import tomllib
 import types
 from collections.abc import Callable, Iterable, Mapping
@@ -23,6 +24,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import click
 
+from quernel.cli.mistralrs_config import is_mistralrs, translate_mistralrs
 from quernel.cli.options import F, Option, option
 from quernel.errors import SettingsError
 from quernel.settings import ENVIRONMENT_PREFIX, declared_settings
@@ -120,6 +122,8 @@ def default_text(setting: Field[Any]) -> str:
     """The default of a field as documentation shows it; empty where there is none."""
     if setting.default in (None, ()):
         return ""
+    if isinstance(setting.default, tuple):
+        return " ".join(setting.default)
     return str(setting.default).lower() if isinstance(setting.default, bool) else str(setting.default)
 
 
@@ -135,7 +139,8 @@ def settings_options(*sections: str) -> Callable[[F], F]:
             "--config",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
             envvar=ENVIRONMENT_PREFIX + "CONFIG",
-            help=f"Settings from this TOML file. Flags and variables win over it.  [{ENVIRONMENT_PREFIX}CONFIG]",
+            help="Settings from this TOML file, or from one of mistral.rs. Flags and variables win over it.  "
+            f"[{ENVIRONMENT_PREFIX}CONFIG]",
         )(command)
         for section in reversed(sections):
             part = declaration(section)
@@ -176,23 +181,33 @@ class ConfigFile:
         name: Its path, for messages.
         sections: Tables by section.
         models: `model = [...]` as texts, `[[models]]` as tables.
+        notes: What of another system's file has no meaning here.
     """
 
     name: str = "no file"
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: tuple[str | Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, path: Path) -> "ConfigFile":
-        """Read a TOML file.
+        """Read a TOML file, ours or that of mistral.rs, or mistral.rs's JSON selector.
 
         Raises:
             SettingsError: Not TOML, or a key that nobody reads.
         """
+        language = "TOML"
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path} is not TOML: {error}.", param="config") from error
+            text = path.read_text(encoding="utf-8")
+            if text.lstrip().startswith("{"):
+                language, raw = "JSON", json.loads(text)
+            else:
+                raw = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path} is not {language}: {error}.", param="config") from error
+        notes: list[str] = []
+        if is_mistralrs(raw):
+            raw, notes = translate_mistralrs(raw, place=str(path))
         check_keys(raw, (*SECTIONS, *MODEL_KEYS), place=str(path))
         sections = {name: raw[name] for name in SECTIONS if name in raw}
         for name, table in sections.items():
@@ -201,7 +216,7 @@ class ConfigFile:
             keys = [setting.name for setting in declared_settings(declaration(name))]
             check_keys(table, keys, place=f"{path}, [{name}]")
         models = [*_entries(raw, "model", str, path), *_entries(raw, "models", dict, path)]
-        return cls(str(path), sections, tuple(models))
+        return cls(str(path), sections, tuple(models), tuple(notes))
 
 
 def _entries(raw: Mapping[str, Any], key: str, kind: type, path: Path) -> list[Any]:

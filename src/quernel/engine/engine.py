@@ -58,12 +58,16 @@ class EngineStatistics:
         num_batches: Batches run.
         num_prompts: Prompts computed.
         num_waiting_tokens: Tokens in the queue now.
+        max_batch_tokens: The most that a batch holds.
+        busy_seconds: Time spent in batches.
         runner: What the runner counted.
     """
 
     num_batches: int
     num_prompts: int
     num_waiting_tokens: int
+    max_batch_tokens: int
+    busy_seconds: float
     runner: RunnerStatistics
 
 
@@ -103,8 +107,14 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """Counts since the start."""
         with self._changed:
-            waiting = self._scheduler.num_waiting_tokens
-            return EngineStatistics(self._num_batches, self._num_prompts, waiting, self._runner.statistics)
+            return EngineStatistics(
+                num_batches=self._num_batches,
+                num_prompts=self._num_prompts,
+                num_waiting_tokens=self._scheduler.num_waiting_tokens,
+                max_batch_tokens=self._scheduler.max_batch_tokens,
+                busy_seconds=self._busy_seconds,
+                runner=self._runner.statistics,
+            )
 
     def submit(self, paths: Sequence[TokenPath]) -> HiddenStates:
         """The promise of the prompts' hidden states, float32 `[N, C]`. Cancelling it drops what is not computed yet.

@@ -121,7 +121,7 @@ class Scheduler:
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
-        self._max_batch_tokens = config.max_batch_tokens or UNMEASURED_BATCH_TOKENS
+        self.max_batch_tokens = config.max_batch_tokens or UNMEASURED_BATCH_TOKENS
         self._interactive: deque[Job] = deque()
         self._bulk: deque[Job] = deque()
         self.num_waiting_tokens = 0
@@ -191,7 +191,7 @@ class Scheduler:
                 job.started = now
             while job.num_taken < len(job.paths):
                 path = job.paths[job.num_taken]
-                if batch and shared.num_tokens + shared.cost(path) > self._max_batch_tokens:
+                if batch and shared.num_tokens + shared.cost(path) > self.max_batch_tokens:
                     return batch
                 shared.add(path)
                 batch.append(Item(job, job.num_taken))

@@ -38,6 +38,14 @@ def decode_request_body(body: bytes, shape: type[S]) -> S:
         raise InvalidRequestError("The body is nested too deeply.") from error
 
 
+def field_names(body: bytes) -> frozenset[str]:
+    """The fields at the top of a body, for a route that must see which request it is; none where it is no object."""
+    try:
+        return frozenset(msgspec.json.decode(body, type=dict[str, msgspec.Raw]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return frozenset()
+
+
 def decode_reply_body(body: bytes, shape: type[T]) -> T:
     """The body of another server's reply as `shape`; fields that it does not declare are passed over.
 

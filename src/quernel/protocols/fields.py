@@ -1,7 +1,7 @@
 """Fields that several wire formats share: how a cut is asked for, how tokens are reported, what is ignored."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from msgspec import Meta, Struct
 
@@ -36,6 +36,15 @@ TruncateField = Annotated[
 TruncateAlias = Annotated[Truncate | bool | None, Meta(description="Another name of `truncate`.")]
 
 
+PromptName = Annotated[
+    str | None, Meta(description="A prompt named in the model's own files, or a task of `/v1/instructions`.")
+]
+TruncatePromptTokens = Annotated[
+    Literal[-1] | None,
+    Meta(description="vLLM's word for `truncate`: -1 drops the end of a text that is longer than the model reads."),
+]
+
+
 class RequestBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What the bodies of embedding and rerank requests share. A field that is not declared is an error, not ignored."""
 
@@ -46,6 +55,7 @@ class RequestBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_field
     ] = None
     truncate: TruncateField = None
     truncate_sequence: TruncateAlias = None
+    truncate_prompt_tokens: TruncatePromptTokens = None
     user: Ignored = None
     metadata: Ignored = None
     priority: Ignored = None
@@ -84,6 +94,11 @@ def decode_truncate(**spellings: Truncate | bool | None) -> Truncate:
         InvalidRequestError: Two names say different things.
     """
     return decode_alias(**{name: _meaning(value) for name, value in spellings.items()}) or Truncate.ERROR
+
+
+def decode_truncate_prompt_tokens(number: Literal[-1] | None) -> Truncate | None:
+    """What vLLM's field says of long texts."""
+    return None if number is None else Truncate.END
 
 
 def _meaning(value: Truncate | bool | None) -> Truncate | None:

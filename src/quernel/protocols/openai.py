@@ -20,10 +20,12 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from quernel.errors import InvalidRequestError
+from quernel.instructions import named_instructions
 from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
 from quernel.protocols.fields import (
     MAX_INPUTS,
     CutInputs,
+    PromptName,
     RequestBody,
     TokensPerInput,
     TruncateAlias,
@@ -33,6 +35,7 @@ from quernel.protocols.fields import (
     decode_inputs,
     decode_tokens,
     decode_truncate,
+    decode_truncate_prompt_tokens,
     encode_tokens,
 )
 from quernel.protocols.tasks import JINA_TASKS, JinaTask
@@ -108,7 +111,7 @@ class EmbeddingBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknow
             "`input_type`, the others put an instruction before every text."
         ),
     ] = None
-    prompt_name: Annotated[str | None, Meta(description="A prompt named in the model's own files.")] = None
+    prompt_name: PromptName = None
     normalize: Annotated[
         bool | None, Meta(description="Whether vectors have length 1; by default as the model's files say.")
     ] = None
@@ -185,7 +188,10 @@ def decode_embedding_request(body: bytes) -> EmbeddingCall:
             dimensions=dimensions,
             normalize=normalize,
             truncate=decode_truncate(
-                truncate=wire.truncate, truncate_sequence=wire.truncate_sequence, truncation=wire.truncation
+                truncate=wire.truncate,
+                truncate_sequence=wire.truncate_sequence,
+                truncation=wire.truncation,
+                truncate_prompt_tokens=decode_truncate_prompt_tokens(wire.truncate_prompt_tokens),
             ),
         ),
         model=wire.model,
@@ -281,75 +287,155 @@ def decode_embedding_response(body: bytes, *, dtype: OutputDtype = OutputDtype.F
     )
 
 
+class ModelStatus(StrEnum):
+    """Whether a model takes requests, in the words of mistral.rs where it has them."""
+
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+    UNLOADED = "unloaded"
+
+
 class ModelReply(Struct, kw_only=True):
-    """A model that is served. OpenAI has the first four fields."""
+    """A model of this server. OpenAI has the first four fields; what is null is not known before it is loaded."""
 
     id: Annotated[str, Meta(description="The name to ask for it by.")]
     object: Literal["model"] = "model"
-    created: Annotated[int, Meta(description="When this server started to serve it, in seconds since 1970.")]
+    created: Annotated[int, Meta(description="When this server began to serve it, in seconds since 1970.")]
     owned_by: str
-    kind: ModelKind
-    dimensions: Annotated[int, Meta(description="Length of its full vectors; for a reranker its hidden size.")]
-    max_tokens: Annotated[int, Meta(description="Longest input it reads, prompt and end token included.")]
-    dtype: str
-    device: str
-    num_parameters: int
+    status: Annotated[ModelStatus, Meta(description="Whether it takes requests: only `loaded` does.")] = (
+        ModelStatus.LOADED
+    )
+    error: Annotated[str | None, Meta(description="Why it could not be loaded.")] = None
+    aliases: Annotated[list[str], Meta(description="Other names to ask for it by.")] = []
+    instruction: Annotated[
+        str | None, Meta(description="What this server puts before queries instead of the model's own default.")
+    ] = None
+    kind: ModelKind | None = None
+    dimensions: Annotated[
+        int | None, Meta(description="Length of its full vectors; for a reranker its hidden size.")
+    ] = None
+    max_tokens: Annotated[int | None, Meta(description="Longest input it reads, prompt and end token included.")] = None
+    dtype: str | None = None
+    device: str | None = None
+    num_parameters: int | None = None
     revision: str | None = None
-    prompts: list[str] = []
+    prompts: Annotated[list[str], Meta(description="Names of the prompts in its files.")] = []
 
 
 class ModelListReply(Struct, kw_only=True):
-    """The models that are served, in the order they were loaded."""
+    """The models of this server, in the order they were named."""
 
     object: Literal["list"] = "list"
     data: list[ModelReply]
+    instructions: Annotated[
+        list[str], Meta(description="Tasks that `prompt_name` may name; their sentences are at `/v1/instructions`.")
+    ] = []
 
 
-def encode_model(info: ModelInfo, *, created: int) -> bytes:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """A model as a server lists it.
+
+    Attributes:
+        name: Its name.
+        created: When the server began to serve it, in seconds since 1970.
+        status: Whether it takes requests.
+        info: What it is, where it is loaded.
+        error: Why it could not be loaded.
+        aliases: Its other names.
+        instruction: What the server puts before its queries.
+    """
+
+    name: str
+    created: int
+    status: ModelStatus = ModelStatus.LOADED
+    info: ModelInfo | None = None
+    error: str | None = None
+    aliases: Sequence[str] = ()
+    instruction: str | None = None
+
+
+def encode_model(model: ListedModel) -> bytes:
     """The reply that describes one model."""
-    return encode_body(_model(info, created))
+    return encode_body(_model(model))
 
 
-def encode_models(infos: Sequence[ModelInfo], *, created: int) -> bytes:
+def encode_models(models: Sequence[ListedModel]) -> bytes:
     """The reply that lists models."""
-    return encode_body(ModelListReply(data=[_model(info, created) for info in infos]))
+    reply = ModelListReply(data=[_model(model) for model in models], instructions=list(named_instructions()))
+    return encode_body(reply)
+
+
+class InstructionReply(Struct, kw_only=True, omit_defaults=True):
+    """The sentences of a task."""
+
+    name: str
+    query: Annotated[str, Meta(description="Before every text that is not a document.")]
+    document: Annotated[str | None, Meta(description="Before documents, in the few tasks that have it.")] = None
+
+
+class InstructionListReply(Struct, kw_only=True):
+    """The tasks that the family was evaluated on, with their instructions."""
+
+    object: Literal["list"] = "list"
+    data: list[InstructionReply]
+
+
+def encode_instructions() -> bytes:
+    """The reply that lists instructions by name."""
+    return encode_body(
+        InstructionListReply(
+            data=[
+                InstructionReply(name=name, query=task.query, document=task.document)
+                for name, task in named_instructions().items()
+            ]
+        )
+    )
 
 
 def decode_models(body: bytes) -> tuple[ModelInfo, ...]:
-    """The models that another Quernel server lists.
+    """The loaded models that another Quernel server lists.
 
     Raises:
         InternalError: The reply cannot be read.
     """
-    return tuple(_info(model) for model in decode_reply_body(body, ModelListReply).data)
+    reply = decode_reply_body(body, ModelListReply)
+    return tuple(_info(model) for model in reply.data if model.status is ModelStatus.LOADED)
 
 
-def _model(info: ModelInfo, created: int) -> ModelReply:
-    owner, slash, _ = info.name.partition("/")
-    return ModelReply(
-        id=info.name,
-        created=created,
+def _model(model: ListedModel) -> ModelReply:
+    owner, slash, _ = model.name.partition("/")
+    reply = ModelReply(
+        id=model.name,
+        created=model.created,
         owned_by=owner if slash else "quernel",
-        kind=info.kind,
-        dimensions=info.dimensions,
-        max_tokens=info.max_tokens,
-        dtype=info.dtype,
-        device=info.device,
-        num_parameters=info.num_parameters,
-        revision=info.revision,
-        prompts=list(info.prompts),
+        status=model.status,
+        error=model.error,
+        aliases=list(model.aliases),
+        instruction=model.instruction,
     )
+    if model.info is not None:
+        for name in INFO_FIELDS:
+            setattr(reply, name, getattr(model.info, name))
+        reply.prompts = list(model.info.prompts)
+    return reply
+
+
+INFO_FIELDS = ("kind", "dimensions", "max_tokens", "dtype", "device", "num_parameters", "revision")
+"""What `ModelReply` has of `ModelInfo` as it is."""
 
 
 def _info(model: ModelReply) -> ModelInfo:
+    """What another server says of a model, with the least that may be where it says nothing."""
     return ModelInfo(
         name=model.id,
-        kind=model.kind,
-        dimensions=model.dimensions,
-        max_tokens=model.max_tokens,
-        dtype=model.dtype,
-        device=model.device,
-        num_parameters=model.num_parameters,
+        kind=model.kind or ModelKind.EMBEDDING,
+        dimensions=model.dimensions or 0,
+        max_tokens=model.max_tokens or 0,
+        dtype=model.dtype or "",
+        device=model.device or "",
+        num_parameters=model.num_parameters or 0,
         revision=model.revision,
         prompts=tuple(model.prompts),
     )

@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from quernel.errors import InvalidRequestError
+from quernel.instructions import find_instruction
 from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
 from quernel.protocols.fields import (
     CutInputs,
@@ -28,6 +30,7 @@ from quernel.protocols.fields import (
     decode_alias,
     decode_tokens,
     decode_truncate,
+    decode_truncate_prompt_tokens,
     encode_tokens,
 )
 from quernel.types import RankedDocument, RerankRequest, RerankResult, Truncate
@@ -60,6 +63,9 @@ class RerankBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknown_f
     max_tokens_per_doc: Annotated[
         MaxTokens | None,
         Meta(description="Cut each document to so many tokens at its end, whatever `truncate` says."),
+    ] = None
+    prompt_name: Annotated[
+        str | None, Meta(description="A task of `/v1/instructions`, whose sentence is the instruction.")
     ] = None
     truncation: TruncateAlias = None
     raw_scores: Annotated[
@@ -150,10 +156,13 @@ def decode_rerank_request(body: bytes) -> RerankCall:
         request=RerankRequest(
             query=wire.query,
             documents=decode_documents(wire.documents),
-            instruction=wire.instruction,
+            instruction=decode_instruction(wire.instruction, wire.prompt_name),
             top_n=decode_alias(top_n=wire.top_n, top_k=wire.top_k),
             truncate=decode_truncate(
-                truncate=wire.truncate, truncate_sequence=wire.truncate_sequence, truncation=wire.truncation
+                truncate=wire.truncate,
+                truncate_sequence=wire.truncate_sequence,
+                truncation=wire.truncation,
+                truncate_prompt_tokens=decode_truncate_prompt_tokens(wire.truncate_prompt_tokens),
             ),
             max_tokens_per_document=wire.max_tokens_per_doc,
         ),
@@ -161,6 +170,24 @@ def decode_rerank_request(body: bytes) -> RerankCall:
         return_documents=wire.return_documents in (True, "true"),
         raw_scores=bool(wire.raw_scores),
     )
+
+
+def decode_instruction(instruction: str | None, prompt_name: str | None) -> str | None:
+    """The instruction of a request, said as a sentence or by the name of a task.
+
+    Raises:
+        InvalidRequestError: No task has that name.
+    """
+    if instruction is not None or prompt_name is None:
+        return instruction
+    task = find_instruction(prompt_name)
+    if task is None:
+        raise InvalidRequestError(
+            f"prompt_name is {prompt_name!r}, which no task is called.",
+            param="prompt_name",
+            hint="Use a name of /v1/instructions, or send an instruction.",
+        )
+    return task.query
 
 
 def decode_documents(wire: list[str | TextBody]) -> list[str]:

@@ -1,62 +1,137 @@
 """The application: models in, ASGI out."""
 
-import time
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from quernel.server.config import ServerConfig
-from quernel.server.handlers import root
-from quernel.server.middleware import EXCEPTION_HANDLERS, ExchangeMiddleware
-from quernel.server.models import ModelTable
+from quernel.server.exchange import exchange_of
+from quernel.server.handlers import TRUNCATED_HEADER, root
+from quernel.server.keys import Keys, read_keys
+from quernel.server.loading import LoadModel, ModelLoader
+from quernel.server.metrics import Metrics
+from quernel.server.middleware import (
+    EXCEPTION_HANDLERS,
+    REQUEST_ID_HEADER,
+    ExchangeMiddleware,
+    Observer,
+    log_exchange,
+)
+from quernel.server.models import ModelSpec, ModelTable, ServedModel
 from quernel.server.openapi import build_openapi
-from quernel.server.routes import ENDPOINTS
+from quernel.server.routes import ENDPOINTS, Endpoint
 from quernel.server.served import Served
+from quernel.server.tracing import open_traces
 from quernel.types import EmbeddingModel, RerankModel
 
 
 def create_app(
-    models: Sequence[EmbeddingModel | RerankModel],
+    models: Sequence[EmbeddingModel | RerankModel] = (),
     *,
     config: ServerConfig | None = None,
-    ready: Callable[[], bool] = lambda: True,
+    specs: Sequence[ModelSpec] = (),
+    load: LoadModel | None = None,
+    on_loaded: Callable[[Sequence[ServedModel]], None] = lambda places: None,
 ) -> Starlette:
     """An ASGI application that serves these models.
 
-    The application does not own the models: whoever opened them closes them, after the server has stopped.
+    Models that are given loaded are not owned: whoever opened them closes them, after the server has stopped. Those of
+    `specs` are loaded once the application runs, while it already answers, and closed at its end.
 
     Args:
         models: Loaded models; the first of each kind is what `"model": "default"` means.
-        config: Its limits and its log. Host and port matter only to `quernel.server.serve`.
-        ready: Whether the models take requests, for `/ready`; asked each time.
+        config: Its limits, keys and log. Where it listens matters only to `quernel.server.serve`.
+        specs: Models to load, which are listed after the loaded ones.
+        load: Loads a model, for `specs` and for `/v1/models/load`.
+        on_loaded: Told once when `specs` are through, each loaded or failed.
 
     Raises:
-        SettingsError: Two models have the same name.
+        SettingsError: Two models have the same name, or a file of keys cannot be read.
     """
     config = config or ServerConfig()
+    table = ModelTable(models)
+    places = [ServedModel(spec) for spec in specs]
+    for place in places:
+        table.add(place)
+    metrics = Metrics(table)
+    observers: list[Observer] = [metrics.observe]
+    if config.access_log:
+        observers.append(log_exchange)
+    traces = None if config.otlp_endpoint is None else open_traces(config.otlp_endpoint)
+    if traces is not None:
+        observers.append(traces.observe)
+    keys = Keys(
+        [*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file is not None else ())],
+        config.admin_key,
+    )
+    loader = ModelLoader(table, load)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async def load_all() -> None:
+            await loader.load_all(places)
+            on_loaded(places)
+
+        loading = asyncio.create_task(load_all())
+        try:
+            yield
+        finally:
+            loading.cancel()
+            with suppress(asyncio.CancelledError):
+                await loading
+            await loader.close()
+            if traces is not None:
+                await asyncio.to_thread(traces.shut_down)
+
+    middleware = [
+        Middleware(
+            ExchangeMiddleware,
+            root_path=config.root_path,
+            max_body_bytes=config.max_body_bytes,
+            keys=keys,
+            dialects={endpoint.path: endpoint.error_dialects[0] for endpoint in ENDPOINTS},
+            observers=observers,
+        )
+    ]
+    if config.cors_origins:
+        cors = Middleware(
+            CORSMiddleware,
+            allow_origins=config.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID_HEADER, TRUNCATED_HEADER, "retry-after"],
+        )
+        # Outermost, so that a page can read errors too, and asks what it may without a key.
+        middleware.insert(0, cors)
     app = Starlette(
-        routes=[
-            Route("/", root, methods=["GET"]),
-            *(Route(endpoint.path, endpoint.handler, methods=[endpoint.method]) for endpoint in ENDPOINTS),
-        ],
-        middleware=[
-            Middleware(
-                ExchangeMiddleware,
-                max_body_bytes=config.max_body_bytes,
-                log_requests=config.access_log,
-                dialects={endpoint.path: endpoint.error_dialect for endpoint in ENDPOINTS},
-            )
-        ],
+        routes=[Route("/", root, methods=["GET"]), *(_route(endpoint) for endpoint in ENDPOINTS)],
+        middleware=middleware,
         exception_handlers=dict(EXCEPTION_HANDLERS),
+        lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.served = Served(
-        models=ModelTable(models),
+        models=table,
+        loader=loader,
         config=config,
-        ready=ready,
-        created=int(time.time()),
-        document=build_openapi(ENDPOINTS),
+        keys=keys,
+        metrics=metrics,
+        document=build_openapi(ENDPOINTS, root_path=config.root_path),
     )
     return app
+
+
+def _route(endpoint: Endpoint) -> Route:
+    async def handle(request: Request) -> Response:
+        exchange_of(request).route = endpoint.path
+        return await endpoint.handler(request)
+
+    handler: Callable[[Request], Awaitable[Response]] = handle
+    return Route(endpoint.path, handler, methods=[endpoint.method])

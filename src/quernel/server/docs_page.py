@@ -18,9 +18,10 @@ def render_docs(document: Mapping[str, Any]) -> str:
     """The page: each route with its fields and replies, then the shapes they name."""
     title = escape(f"{document['info']['title']} {document['info']['version']}")
     description = escape(document["info"]["description"])
+    openapi = escape(document["servers"][0]["url"].rstrip("/") + "/openapi.json")
     return (
         f"<!doctype html><html lang=en><head><meta charset=utf-8><title>{title}</title><style>{STYLE}</style></head>"
-        f'<body><h1>{title}</h1><p>{description} <a href="/openapi.json">openapi.json</a></p>'
+        f'<body><h1>{title}</h1><p>{description} <a href="{openapi}">openapi.json</a></p>'
         + "".join(_operations(document))
         + "<h2>Shapes</h2>"
         + "".join(_shapes(document))

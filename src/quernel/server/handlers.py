@@ -3,17 +3,25 @@
 A handler raises errors of `quernel.errors`; `quernel.server.middleware` turns them into replies.
 """
 
+import asyncio
+import time
+from functools import partial
+
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from quernel.errors import UnavailableError
-from quernel.protocols import cohere, openai
+from quernel._version import __version__
+from quernel.errors import InvalidRequestError, ModelNotFoundError, UnavailableError
+from quernel.protocols import admin, cohere, openai, tei, vllm
 from quernel.protocols import rerank as superset
-from quernel.protocols.body import encode_body
+from quernel.protocols.body import encode_body, field_names
+from quernel.server.exchange import exchange_of
 from quernel.server.inference import embed, rerank
-from quernel.server.metrics import METRICS_TYPE, render_metrics
-from quernel.server.middleware import exchange_of, json_response
+from quernel.server.metrics import METRICS_TYPE
+from quernel.server.middleware import json_response
 from quernel.server.served import served_by
+from quernel.server.specs import parse_spec
+from quernel.types import TokenizingModel
 
 TRUNCATED_HEADER = "x-quernel-truncated"
 """How many texts of the request were cut; absent if none was."""
@@ -56,21 +64,185 @@ async def cohere_rerank(request: Request) -> Response:
     return answer(request, cohere.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
 
 
+async def rerank_any(request: Request) -> Response:
+    """Documents in the order of their relevance: TEI's request, which has `texts`, or that of everybody else."""
+    if "texts" in field_names(await request.body()):
+        return await tei_rerank(request)
+    return await rerank_documents(request)
+
+
+async def tei_root(request: Request) -> Response:
+    """What TEI's root does: rerank with a query, else embed."""
+    return await (tei_rerank if "query" in field_names(await request.body()) else tei_embed)(request)
+
+
+async def tei_embed(request: Request) -> Response:
+    """Vectors for texts, as TEI has it."""
+    exchange_of(request).errors = tei.TEI_ERRORS
+    call = tei.decode_embed_request(await request.body())
+    result = await embed(request, call)
+    body = tei.encode_embed_response(result)
+    return tei_answer(request, body, sum(len(text) for text in call.request.inputs if isinstance(text, str)))
+
+
+async def tei_similarity(request: Request) -> Response:
+    """Cosines of sentences to one, as TEI has it."""
+    call = tei.decode_similarity_request(await request.body())
+    result = await embed(request, call)
+    return tei_answer(request, tei.encode_similarity_response(result), sum(map(len, call.request.inputs)))
+
+
+async def tei_rerank(request: Request) -> Response:
+    """Texts in the order of their relevance to a query, as TEI has it."""
+    exchange_of(request).errors = tei.TEI_ERRORS
+    call = tei.decode_rerank_request(await request.body())
+    (result,) = await rerank(request, call.model, call.request)
+    characters = sum(len(call.request.query) + len(document) for document in call.request.documents)
+    return tei_answer(request, tei.encode_rerank_response(result, call), characters)
+
+
+def tei_answer(request: Request, body: bytes, num_characters: int) -> Response:
+    """A reply of a model, with TEI's times."""
+    exchange = exchange_of(request)
+    info = None if exchange.model is None else served_by(request).models.place(exchange.model).listed.info
+    reply = answer(request, body)
+    reply.headers.update(
+        tei.timing_headers(
+            exchange.timing,
+            seconds=exchange.seconds,
+            num_characters=num_characters,
+            num_tokens=exchange.num_tokens,
+            device="cpu" if info is None else info.device,
+        )
+    )
+    return reply
+
+
+async def tei_tokenize(request: Request) -> Response:
+    """The tokens of texts, as TEI has it."""
+    call = tei.decode_tokenize_request(await request.body())
+    model = tokenizing_model(request)
+    tokens = await asyncio.to_thread(
+        partial(
+            model.tokenize,
+            call.texts,
+            add_special_tokens=call.add_special_tokens,
+            prompt_name=call.prompt_name,
+        )
+    )
+    return json_response(await asyncio.to_thread(tei.encode_tokenize_response, tokens))
+
+
+async def tei_decode(request: Request) -> Response:
+    """The texts of token ids, as TEI has it."""
+    call = tei.decode_decode_request(await request.body())
+    model = tokenizing_model(request)
+    decode = partial(model.detokenize, call.ids, skip_special_tokens=call.skip_special_tokens)
+    return json_response(tei.encode_decode_response(await asyncio.to_thread(decode)))
+
+
+def tokenizing_model(request: Request) -> TokenizingModel:
+    """The first model, if its tokenizer can be asked.
+
+    Raises:
+        QuernelError: There is none, or it cannot.
+    """
+    model: object = served_by(request).models.first.model
+    if not isinstance(model, TokenizingModel):
+        raise InvalidRequestError("This model's tokenizer is not here.", hint="Ask the server that runs the model.")
+    return model
+
+
+async def tei_info(request: Request) -> Response:
+    """The first model and the server's limits, as TEI has it."""
+    served = served_by(request)
+    place = served.models.first
+    assert place.model is not None, "it is loaded"
+    statistics = getattr(place.model, "statistics", None)
+    return json_response(
+        tei.encode_info(
+            place.model.info,
+            name=place.name,
+            version=__version__,
+            max_texts=served.config.max_texts,
+            max_batch_tokens=0 if statistics is None else statistics.max_batch_tokens,
+        )
+    )
+
+
+async def vllm_score(request: Request) -> Response:
+    """Scores of pairs of a query and a document, as vLLM has it."""
+    call = vllm.decode_score_request(await request.body())
+    results = await rerank(request, call.model, *call.requests)
+    request_id = exchange_of(request).request_id
+    return answer(request, vllm.encode_score_response(results, call, request_id=request_id, created=int(time.time())))
+
+
+async def vllm_pooling(request: Request) -> Response:
+    """Vectors for texts, as vLLM has it."""
+    call = vllm.decode_pooling_request(await request.body())
+    result = await embed(request, call)
+    request_id = exchange_of(request).request_id
+    return answer(request, vllm.encode_pooling_response(result, call, request_id=request_id, created=int(time.time())))
+
+
 async def metrics(request: Request) -> Response:
     """What Prometheus reads."""
-    return Response(render_metrics(served_by(request).models), media_type=METRICS_TYPE)
+    return Response(served_by(request).metrics.render(), media_type=METRICS_TYPE)
 
 
 async def list_models(request: Request) -> Response:
     """The models that are served."""
-    served = served_by(request)
-    return json_response(openai.encode_models(served.models.infos, created=served.created))
+    return json_response(openai.encode_models(served_by(request).models.listed))
 
 
 async def describe_model(request: Request) -> Response:
     """One model."""
+    return json_response(openai.encode_model(served_by(request).models.place(request.path_params["name"]).listed))
+
+
+async def list_instructions(request: Request) -> Response:
+    """The instructions that `prompt_name` may name."""
+    return json_response(openai.encode_instructions())
+
+
+async def load_model(request: Request) -> Response:
+    """Load one more model, or one again that was unloaded."""
     served = served_by(request)
-    return json_response(openai.encode_model(served.models.info(request.path_params["name"]), created=served.created))
+    served.keys.check_admin(request.headers)
+    table = admin.decode_load_request(await request.body())
+    spec = parse_spec(table, place="The body")
+    try:
+        place = served.models.place(spec.name or spec.source or "")
+    except ModelNotFoundError:
+        place = await served.loader.add(spec)
+    else:
+        await served.loader.reload(place)
+    return json_response(openai.encode_model(place.listed))
+
+
+async def unload_model(request: Request) -> Response:
+    """Give a model's memory back; it stays listed, and can be loaded again."""
+    served = served_by(request)
+    served.keys.check_admin(request.headers)
+    place = served.models.place(admin.decode_model_request(await request.body()))
+    await served.loader.unload(place)
+    return json_response(admin.encode_status(place.listed))
+
+
+async def reload_model(request: Request) -> Response:
+    """Load a model again that was unloaded or failed."""
+    served = served_by(request)
+    served.keys.check_admin(request.headers)
+    place = served.models.place(admin.decode_model_request(await request.body()))
+    await served.loader.reload(place)
+    return json_response(admin.encode_status(place.listed))
+
+
+async def model_status(request: Request) -> Response:
+    """Whether a model takes requests."""
+    place = served_by(request).models.place(admin.decode_model_request(await request.body()))
+    return json_response(admin.encode_status(place.listed))
 
 
 async def health(request: Request) -> Response:
@@ -80,8 +252,7 @@ async def health(request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """Whether the models take requests."""
-    served = served_by(request)
-    if not (served.models.infos and served.ready()):
+    if not served_by(request).models.ready:
         raise UnavailableError("The models are not ready.", hint="Ask again shortly.")
     return json_response(encode_body({"status": "ready"}))
 
@@ -99,4 +270,4 @@ async def docs(request: Request) -> Response:
 
 async def root(request: Request) -> Response:
     """To the page for people."""
-    return RedirectResponse("/docs")
+    return RedirectResponse(served_by(request).config.root_path + "/docs")

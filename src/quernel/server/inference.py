@@ -1,19 +1,38 @@
 """Asking a model for a client: no longer than it waits for the answer, and never handing out what nobody can use."""
 
 import asyncio
+import math
+import time
 from collections.abc import Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
 
-from quernel.errors import InternalError, NonFiniteError
-from quernel.server.middleware import exchange_of
+from quernel.errors import (
+    DeadlineExceededError,
+    InternalError,
+    InvalidRequestError,
+    NonFiniteError,
+    QuernelError,
+)
+from quernel.server.exchange import exchange_of
+from quernel.server.models import RequestDefaults
 from quernel.server.served import served_by
-from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult
+from quernel.server.token_ids import read_token_ids
+from quernel.types import EmbeddingRequest, EmbeddingResult, InputType, RerankRequest, RerankResult
 
 T = TypeVar("T")
+
+INSTRUCTION_HEADER = "x-quernel-instruction"
+"""What is put before queries, and what counts as relevant, where the body does not say: some clients' cannot."""
+
+INPUT_TYPE_HEADER = "x-quernel-input-type"
+"""Whether the texts are queries or documents, where the body does not say."""
+
+TIMEOUT_HEADER = "x-quernel-timeout"
+"""Seconds that the client waits for the answer; the work is given up then."""
 
 
 class EmbedCall(Protocol):
@@ -37,11 +56,21 @@ async def embed(request: Request, call: EmbedCall) -> EmbeddingResult:
         QuernelError: It has none, or not one that can be handed out.
         ClientDisconnect: The client hung up.
     """
-    model = served_by(request).models.embedding_model(call.model)
-    result = await until_disconnect(request.receive, model.embed(call.request))
-    check_vectors(result, call.request)
-    exchange_of(request).count(model.info, result.num_tokens, result.truncated)
-    return result
+    served = served_by(request)
+    chosen = served.models.embedding_model(call.model)
+    exchange = exchange_of(request)
+    exchange.model = chosen.place.name
+    if len(call.request.inputs) > served.config.max_texts:
+        raise _too_many(len(call.request.inputs), "texts", served.config.max_texts)
+    asked = header_defaults(request).complete_embedding(call.request)
+    asked = chosen.place.spec.defaults.complete_embedding(asked)
+    if not all(isinstance(text, str) for text in asked.inputs):
+        asked = await asyncio.to_thread(read_token_ids, asked, chosen.model, served.config.token_ids)
+    with chosen.place.running():
+        result = await until_done(request, chosen.model.embed(asked))
+    check_vectors(result, asked)
+    exchange.count(result)
+    return replace(result, model=chosen.place.name)
 
 
 async def rerank(request: Request, name: str | None, *asked: RerankRequest) -> list[RerankResult]:
@@ -51,12 +80,60 @@ async def rerank(request: Request, name: str | None, *asked: RerankRequest) -> l
         QuernelError: It has none, or not one that can be handed out.
         ClientDisconnect: The client hung up.
     """
-    model = served_by(request).models.rerank_model(name)
-    results = await until_disconnect(request.receive, gather([model.rerank(one) for one in asked]))
-    for one, result in zip(asked, results, strict=True):
+    served = served_by(request)
+    chosen = served.models.rerank_model(name)
+    exchange = exchange_of(request)
+    exchange.model = chosen.place.name
+    num_documents = sum(len(one.documents) for one in asked)
+    if num_documents > served.config.max_documents:
+        raise _too_many(num_documents, "documents", served.config.max_documents)
+    defaults = header_defaults(request)
+    complete = [chosen.place.spec.defaults.complete_rerank(defaults.complete_rerank(one)) for one in asked]
+    with chosen.place.running():
+        results = await until_done(request, gather([chosen.model.rerank(one) for one in complete]))
+    for one, result in zip(complete, results, strict=True):
         check_scores(result, one)
-        exchange_of(request).count(model.info, result.num_tokens, result.truncated)
-    return results
+        exchange.count(result)
+    return [replace(result, model=chosen.place.name) for result in results]
+
+
+def header_defaults(request: Request) -> RequestDefaults:
+    """What the headers say for a body that does not.
+
+    Raises:
+        InvalidRequestError: An input type that there is not.
+    """
+    headers = request.headers
+    instruction, kind = headers.get(INSTRUCTION_HEADER), headers.get(INPUT_TYPE_HEADER)
+    if instruction is None and kind is None:
+        return NO_DEFAULTS
+    if kind is not None and kind not in set(InputType):
+        raise InvalidRequestError(
+            f"The header {INPUT_TYPE_HEADER} is {kind!r}.", param=INPUT_TYPE_HEADER, hint="Send query or document."
+        )
+    # An instruction alone makes queries of texts of which nothing is said, as it does in a body.
+    input_type = InputType(kind) if kind is not None else InputType.QUERY
+    return RequestDefaults(instruction=None if instruction is None else _as_text(instruction), input_type=input_type)
+
+
+NO_DEFAULTS = RequestDefaults()
+
+
+def _as_text(header: str) -> str:
+    """A header's text, which clients send as UTF-8 and Starlette reads as Latin-1."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return header
+
+
+def _too_many(count: int, what: str, most: int) -> InvalidRequestError:
+    field = "input" if what == "texts" else "documents"
+    return InvalidRequestError(
+        f"The request has {count} {what}, but this server takes {most}.",
+        param=field,
+        hint="Send them in several requests.",
+    )
 
 
 async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -72,26 +149,64 @@ async def gather(works: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
-async def until_disconnect(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client hangs up first.
+async def until_done(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client hangs up first or its time is over.
 
     Starlette lets a handler run on when nobody waits for its answer any more; here that would keep a model busy. The
     body must have been read: what `receive` gives after it can only be the disconnect.
 
     Raises:
         ClientDisconnect: The client hung up.
+        DeadlineExceededError: Its time is over.
     """
-    task = asyncio.ensure_future(work)
-    disconnect = asyncio.ensure_future(receive())
     try:
-        await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+        seconds = time_left(request)
+    except QuernelError:
+        work.close()
+        raise
+    task = asyncio.ensure_future(work)
+    disconnect = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((task, disconnect), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if disconnect.done():
             raise ClientDisconnect
-        return task.result()
+        raise DeadlineExceededError(
+            "The time for this request is over.", hint="Send fewer texts at once, or allow more time."
+        )
     finally:
         for unfinished in (task, disconnect):
             unfinished.cancel()
         await asyncio.gather(task, disconnect, return_exceptions=True)
+
+
+def time_left(request: Request) -> float | None:
+    """Seconds that the request may still take; `None` where nobody has set a limit.
+
+    Raises:
+        InvalidRequestError: The client's limit is none.
+    """
+    limits = []
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is not None:
+        try:
+            seconds = float(given)
+        except ValueError:
+            seconds = math.nan
+        if not 0 < seconds < math.inf:
+            raise InvalidRequestError(
+                f"The header {TIMEOUT_HEADER} is {given!r}.",
+                param=TIMEOUT_HEADER,
+                hint="Send a number of seconds above 0.",
+            )
+        limits.append(seconds)
+    most = served_by(request).config.request_timeout_seconds
+    if most is not None:
+        limits.append(most)
+    if not limits:
+        return None
+    return max(min(limits) - (time.perf_counter() - exchange_of(request).started), 0.0)
 
 
 def check_vectors(result: EmbeddingResult, request: EmbeddingRequest) -> None:

@@ -1,88 +1,264 @@
-"""What `/metrics` tells: one table of what the engines have counted, in the text format of Prometheus."""
+"""What `/metrics` tells, in the text format of Prometheus: one table, of which reference and dashboard are made.
+
+Labels are routes, statuses, codes of errors and names of models: none comes from a client.
+"""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.types import Scope
 
 from quernel.engine.engine import EngineStatistics
+from quernel.protocols.openai import ModelStatus
+from quernel.server.exchange import Exchange
+from quernel.server.models import ModelTable, ServedModel
 
 METRICS_TYPE = CONTENT_TYPE_LATEST
 
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Upper ends of the buckets of times."""
 
-@dataclass(frozen=True, slots=True)
+Observation: TypeAlias = tuple[tuple[str, ...], float]
+"""Values of the labels, and what is added or observed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measure:
-    """One metric of each model.
+    """One metric, which has exactly one of the sources.
 
     Attributes:
         name: Its name; a counter's gets `_total` behind it.
-        kind: Whether it only grows.
+        kind: Whether it only grows, is what it is now, or is counted in buckets.
         about: What it counts.
-        read: Takes it from the statistics.
+        labels: What it is divided by.
+        engine: Takes it from what a model's engine has counted, whenever it is asked for.
+        place: Takes it from the table of models, whenever it is asked for.
+        exchange: Takes it from a request that was answered.
     """
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     about: str
-    read: Callable[[EngineStatistics], float]
+    labels: tuple[str, ...] = ("model",)
+    engine: Callable[[EngineStatistics], float] | None = None
+    place: Callable[[ServedModel], float] | None = None
+    exchange: Callable[[Exchange], Iterable[Observation]] | None = None
+
+    @property
+    def full_name(self) -> str:
+        """Its name as Prometheus has it."""
+        return self.name + ("_total" if self.kind == "counter" else "")
+
+
+def _of_model(amount: Callable[[Exchange], float]) -> Callable[[Exchange], Iterable[Observation]]:
+    """What a request that a model answered adds, by the model's name."""
+
+    def observe(exchange: Exchange) -> Iterable[Observation]:
+        return [((exchange.model,), amount(exchange))] if exchange.model and exchange.timings else []
+
+    return observe
+
+
+def _route(exchange: Exchange) -> str:
+    return exchange.route or "none"
 
 
 MEASURES = (
-    Measure("quernel_batches", "counter", "Batches computed.", lambda s: s.num_batches),
-    Measure("quernel_prompts", "counter", "Prompts computed.", lambda s: s.num_prompts),
     Measure(
-        "quernel_tokens_computed",
-        "counter",
-        "Tokens computed: shared ones once, cached ones not at all.",
-        lambda s: s.runner.num_tokens,
-    ),
-    Measure("quernel_waiting_tokens", "gauge", "Tokens in the queue.", lambda s: s.num_waiting_tokens),
-    Measure(
-        "quernel_prefix_cache_hits",
-        "counter",
-        "Prefixes (instructions, a reranker's head and queries) that were found in the cache.",
-        lambda s: s.runner.num_prefix_hits,
+        name="quernel_requests",
+        kind="counter",
+        about="Requests answered; status 499 where the client hung up.",
+        labels=("route", "status"),
+        exchange=lambda e: [((_route(e), str(e.status)), 1)],
     ),
     Measure(
-        "quernel_prefix_cache_misses",
-        "counter",
-        "Prefixes that were looked for and computed.",
-        lambda s: s.runner.num_prefix_misses,
+        name="quernel_errors",
+        kind="counter",
+        about="Requests answered with an error, by its code.",
+        labels=("code",),
+        exchange=lambda e: [((e.code,), 1)] if e.code else [],
     ),
     Measure(
-        "quernel_prefix_cache_bytes", "gauge", "Memory that the cache holds.", lambda s: s.runner.prefix_cache_bytes
+        name="quernel_request_seconds",
+        kind="histogram",
+        about="From a request's head to its answer.",
+        labels=("route",),
+        exchange=lambda e: [((_route(e),), e.seconds)],
     ),
     Measure(
-        "quernel_prompts_recomputed",
-        "counter",
-        "Prompts whose first result was NaN or infinite and that were computed again in float32.",
-        lambda s: s.runner.num_recomputed,
+        name="quernel_texts",
+        kind="counter",
+        about="Texts and documents read.",
+        exchange=_of_model(lambda e: e.num_texts),
+    ),
+    Measure(
+        name="quernel_tokens",
+        kind="counter",
+        about="Tokens of requests: prompts, texts and end tokens, shared ones each time.",
+        exchange=_of_model(lambda e: e.num_tokens),
+    ),
+    Measure(
+        name="quernel_truncated_texts",
+        kind="counter",
+        about="Texts that were cut because they were too long.",
+        exchange=_of_model(lambda e: e.num_truncated),
+    ),
+    Measure(
+        name="quernel_tokenization_seconds",
+        kind="histogram",
+        about="From texts to token ids.",
+        exchange=_of_model(lambda e: e.timing.tokenization),
+    ),
+    Measure(
+        name="quernel_queue_seconds",
+        kind="histogram",
+        about="Waiting until the first of a request's prompts was computed.",
+        exchange=_of_model(lambda e: e.timing.queue),
+    ),
+    Measure(
+        name="quernel_inference_seconds",
+        kind="histogram",
+        about="From then until the last was.",
+        exchange=_of_model(lambda e: e.timing.inference),
+    ),
+    Measure(
+        name="quernel_model_ready",
+        kind="gauge",
+        about="1 for a model that takes requests, 0 for one that is loading, failed or unloaded.",
+        place=lambda place: place.status is ModelStatus.LOADED,
+    ),
+    Measure(
+        name="quernel_requests_running",
+        kind="gauge",
+        about="Requests that a model is working on, or that wait for it.",
+        place=lambda place: place.num_running,
+    ),
+    Measure(name="quernel_batches", kind="counter", about="Batches computed.", engine=lambda s: s.num_batches),
+    Measure(name="quernel_prompts", kind="counter", about="Prompts computed.", engine=lambda s: s.num_prompts),
+    Measure(
+        name="quernel_tokens_computed",
+        kind="counter",
+        about="Tokens computed: shared ones once, cached ones not at all. Divided by batches and by "
+        "quernel_max_batch_tokens it is how full batches are.",
+        engine=lambda s: s.runner.num_tokens,
+    ),
+    Measure(
+        name="quernel_max_batch_tokens",
+        kind="gauge",
+        about="The most tokens that a batch holds.",
+        engine=lambda s: s.max_batch_tokens,
+    ),
+    Measure(
+        name="quernel_busy_seconds",
+        kind="counter",
+        about="Time spent in batches.",
+        engine=lambda s: s.busy_seconds,
+    ),
+    Measure(
+        name="quernel_waiting_tokens",
+        kind="gauge",
+        about="Tokens in the queue.",
+        engine=lambda s: s.num_waiting_tokens,
+    ),
+    Measure(
+        name="quernel_prefix_cache_hits",
+        kind="counter",
+        about="Prefixes (instructions, a reranker's head and queries) that were found in the cache.",
+        engine=lambda s: s.runner.num_prefix_hits,
+    ),
+    Measure(
+        name="quernel_prefix_cache_misses",
+        kind="counter",
+        about="Prefixes that were looked for and computed.",
+        engine=lambda s: s.runner.num_prefix_misses,
+    ),
+    Measure(
+        name="quernel_prefix_cache_bytes",
+        kind="gauge",
+        about="Memory that the cache holds.",
+        engine=lambda s: s.runner.prefix_cache_bytes,
+    ),
+    Measure(
+        name="quernel_prompts_recomputed",
+        kind="counter",
+        about="Prompts whose first result was NaN or infinite and that were computed again in float32.",
+        engine=lambda s: s.runner.num_recomputed,
     ),
 )
-"""Every metric. `docs/reference/metrics.md` is made of it."""
+
+PROCESS_MEASURES = ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds")
+"""What `prometheus_client` adds of the process, of which the dashboard shows these."""
 
 
-def render_metrics(models: Iterable[object]) -> bytes:
-    """The metrics of those models that run in this process.
+class Metrics:
+    """The metrics of one application.
 
     Args:
-        models: Anything; what has no `info` and `statistics` has no engine, and is left out.
+        models: Its models.
     """
-    registry = CollectorRegistry()
-    registry.register(_Collector([model for model in models if hasattr(model, "statistics")]))
-    return generate_latest(registry)
+
+    def __init__(self, models: ModelTable) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        self._registry.register(_Asked(models))
+        ProcessCollector(registry=self._registry)
+        self._recorders = [
+            (measure.exchange, _recorder(measure, self._registry))
+            for measure in MEASURES
+            if measure.exchange is not None
+        ]
+
+    def observe(self, exchange: Exchange, scope: Scope) -> None:
+        """Count a request that was answered."""
+        for observe, record in self._recorders:
+            for labels, value in observe(exchange):
+                record(labels, value)
+
+    def render(self) -> bytes:
+        """The text that Prometheus reads."""
+        return generate_latest(self._registry)
 
 
-class _Collector:
-    def __init__(self, models: Iterable[object]) -> None:
-        self._read = [(model.info.name, model.statistics) for model in models]  # type: ignore[attr-defined]
+def _recorder(measure: Measure, registry: CollectorRegistry) -> Callable[[tuple[str, ...], float], None]:
+    if measure.kind == "counter":
+        counter = Counter(measure.name, measure.about, measure.labels, registry=registry)
+        return lambda labels, value: counter.labels(*labels).inc(value)
+    histogram = Histogram(measure.name, measure.about, measure.labels, buckets=SECONDS, registry=registry)
+    return lambda labels, value: histogram.labels(*labels).observe(value)
+
+
+class _Asked(Collector):
+    """Metrics that are read where they are when somebody asks."""
+
+    def __init__(self, models: ModelTable) -> None:
+        self._models = models
 
     def collect(self) -> Iterator[Metric]:
         for measure in MEASURES:
-            family = CounterMetricFamily if measure.kind == "counter" else GaugeMetricFamily
-            metric: Metric = family(measure.name, measure.about, labels=["model"])
-            for name, statistics in self._read:
-                metric.add_metric([name], measure.read(statistics))  # type: ignore[attr-defined]
-            yield metric
+            if measure.exchange is None:
+                yield self._family(measure)
+
+    def _family(self, measure: Measure) -> Metric:
+        cls = CounterMetricFamily if measure.kind == "counter" else GaugeMetricFamily
+        family: Any = cls(measure.name, measure.about, labels=measure.labels)
+        for place in self._models:
+            if measure.place is not None:
+                family.add_metric([place.name], float(measure.place(place)))
+            # Only models of this machine have an engine.
+            statistics = getattr(place.model, "statistics", None)
+            if measure.engine is not None and statistics is not None:
+                family.add_metric([place.name], float(measure.engine(statistics)))
+        found: Metric = family
+        return found

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, the limit of its body, its log line, and errors as replies.
+"""What surrounds every request: its id, its key, the limit of its body, its log line, and errors as replies.
 
 Of what a client sent, only its request id, the method and the path are ever logged: not a text, not an error's message,
 not the values in a traceback.
@@ -6,12 +6,11 @@ not the values in a traceback.
 
 import asyncio
 import logging
+import math
 import re
-import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, TypeAlias
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -21,11 +20,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quernel.errors import EngineClosedError, InternalError, QuernelError, UnavailableError
+from quernel.errors import (
+    AuthenticationError,
+    BodyTooLargeError,
+    EngineClosedError,
+    InternalError,
+    QuernelError,
+    UnavailableError,
+)
 from quernel.protocols.error_body import UNION, ErrorDialect
-from quernel.types import ModelInfo
+from quernel.server.exchange import Exchange, exchange_of
+from quernel.server.keys import PUBLIC, Keys
 
 logger = logging.getLogger("quernel.server")
+
+Observer: TypeAlias = Callable[[Exchange, Scope], None]
+"""Takes note of a request that was answered."""
 
 REQUEST_ID_HEADER = "x-request-id"
 SAFE_REQUEST_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
@@ -37,47 +47,14 @@ CLIENT_CLOSED = 499
 RETRY_AFTER_SECONDS = 1
 """What a client is told to wait where the queue is full or a model not ready; a queue turns over in about that time."""
 
+MAX_RETRY_AFTER_SECONDS = 60
+"""The longest that a client is told to wait: OpenAI's give up at more than 120 seconds, the AI SDK's at 60."""
+
 HTTP_CODES: Mapping[int, str] = {
     404: "route_not_found",
     405: "method_not_allowed",
-    413: "body_too_large",
 }
 """Code of an error that is about HTTP itself, and so not in the error tree."""
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One request and its reply, as the log sees them.
-
-    Attributes:
-        request_id: The client's id for it, or ours.
-        errors: How its errors are answered.
-        num_tokens: Tokens that a model read for it.
-        num_truncated: Texts that were cut for it.
-        model: The model that read them.
-        code: Code of the error that was answered.
-        status: Status that was answered.
-    """
-
-    request_id: str
-    errors: ErrorDialect = UNION
-    num_tokens: int | None = None
-    num_truncated: int = 0
-    model: ModelInfo | None = None
-    code: str | None = None
-    status: int | None = None
-    started: float = field(default_factory=time.perf_counter)
-
-    def count(self, model: ModelInfo, num_tokens: Sequence[int], truncated: Sequence[bool]) -> None:
-        """Add what a model read."""
-        self.model = model
-        self.num_tokens = (self.num_tokens or 0) + sum(num_tokens)
-        self.num_truncated += sum(truncated)
-
-
-def exchange_of(request: Request) -> Exchange:
-    """The exchange that a request belongs to."""
-    return cast("Exchange", request.state.exchange)
 
 
 def json_response(body: bytes, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -86,28 +63,41 @@ def json_response(body: bytes, *, status: int = 200, headers: Mapping[str, str] 
 
 
 class ExchangeMiddleware:
-    """Gives each request an id, bounds its body, logs it, and answers what nobody caught with 500.
+    """Gives each request an id, asks for its key, bounds its body, and answers what nobody caught with 500.
 
     Args:
         app: What answers.
+        root_path: What a proxy may have left before the path of a route.
         max_body_bytes: Largest body.
-        log_requests: Whether to log each request; errors of ours are logged in any case.
+        keys: Who may ask.
         dialects: How errors are answered on which path; on others as a union of all.
+        observers: Told of every request when it is answered: the log, the metrics, the traces.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, log_requests: bool, dialects: Mapping[str, ErrorDialect]
+        self,
+        app: ASGIApp,
+        *,
+        root_path: str,
+        max_body_bytes: int,
+        keys: Keys,
+        dialects: Mapping[str, ErrorDialect],
+        observers: Sequence[Observer],
     ) -> None:
         self._app = app
+        self._root_path = root_path
         self._dialects = dialects
+        self._keys = keys
         self._max_body_bytes = max_body_bytes
-        self._log_requests = log_requests
+        self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if self._root_path and scope["path"].startswith(self._root_path + "/"):
+            scope["path"] = scope["path"].removeprefix(self._root_path)
         headers = Headers(scope=scope)
         exchange = Exchange(_request_id(headers), self._dialects.get(scope["path"], UNION))
         scope.setdefault("state", {})["exchange"] = exchange
@@ -118,32 +108,40 @@ class ExchangeMiddleware:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = exchange.request_id
             await send(message)
 
+        async def answer(error: QuernelError) -> None:
+            await answer_error(Request(scope), error)(scope, receive, send_with_id)
+
         try:
+            if not (scope["method"] in ("GET", "HEAD") and scope["path"] in PUBLIC):
+                self._keys.check(headers)
             await self._app(scope, limited(receive, headers, self._max_body_bytes), send_with_id)
+        except AuthenticationError as error:
+            await answer(error)
         except ClientDisconnect:
             exchange.status = CLIENT_CLOSED
         except asyncio.CancelledError:
             # uvicorn cancels what has outlived the grace at its stop. Raised on, it would be answered as a fault.
             if exchange.status is None:
-                stopped = EngineClosedError("The server is stopping.", hint="Send the request again.")
-                await answer_error(Request(scope), stopped)(scope, receive, send_with_id)
+                await answer(EngineClosedError("The server is stopping.", hint="Send the request again."))
         except Exception as error:  # noqa: BLE001 (the last resort, so that a client gets a reply and the server goes on)
             log_failure(exchange, error)
             if exchange.status is None:
-                await answer_error(Request(scope), _unknown_failure(exchange))(scope, receive, send_with_id)
+                await answer(_unknown_failure(exchange))
         finally:
-            if self._log_requests:
-                log_exchange(exchange, scope)
+            for observe in self._observers:
+                observe(exchange, scope)
 
 
 def limited(receive: Receive, headers: Headers, max_bytes: int) -> Receive:
     """`receive`, refusing a body that is longer than `max_bytes` before more of it is kept.
 
     Raises (when called):
-        HTTPException: 413.
+        BodyTooLargeError: It is.
     """
     declared = headers.get("content-length", "")
-    too_large = HTTPException(413, f"The body is larger than {max_bytes} bytes. Send the texts in several requests.")
+    too_large = BodyTooLargeError(
+        f"The body is larger than {max_bytes} bytes.", hint="Send the texts in several requests."
+    )
     received = 0
 
     async def receive_within_limit() -> Message:
@@ -164,8 +162,13 @@ def answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, QuernelError)
     exchange = exchange_of(request)
     exchange.code = error.code
-    retry = {"retry-after": str(RETRY_AFTER_SECONDS)} if isinstance(error, UnavailableError) else None
-    return error_response(exchange.errors, str(error), error.status, error.code, param=error.param, headers=retry)
+    message = str(error)
+    headers = {}
+    if isinstance(error, UnavailableError):
+        headers["retry-after"] = str(math.ceil(min(error.retry_after or RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS)))
+    if isinstance(error, AuthenticationError):
+        headers["www-authenticate"] = "Bearer"
+    return error_response(exchange.errors, message, error.status, error.code, param=error.param, headers=headers)
 
 
 def error_response(
@@ -213,17 +216,19 @@ EXCEPTION_HANDLERS: Mapping[Any, Callable[[Request, Exception], Any]] = {
 
 def log_exchange(exchange: Exchange, scope: Scope) -> None:
     """One line for a request."""
-    fields = {
+    fields: dict[str, object] = {
         "request_id": exchange.request_id,
         "method": scope["method"],
         # Quoted, so that no path can end the line and start another.
         "path": quote(scope["path"]),
         "status": exchange.status,
-        "ms": f"{(time.perf_counter() - exchange.started) * 1000:.1f}",
-        "tokens": exchange.num_tokens,
+        "ms": round(exchange.seconds * 1000, 1),
+        "model": exchange.model and quote(exchange.model),
+        "tokens": exchange.num_tokens or None,
         "code": exchange.code,
     }
-    logger.info(" ".join(f"{name}={value}" for name, value in fields.items() if value is not None))
+    said = {name: value for name, value in fields.items() if value is not None}
+    logger.info(" ".join(f"{name}={value}" for name, value in said.items()), extra={"fields": said})
 
 
 def log_failure(exchange: Exchange, error: Exception) -> None:

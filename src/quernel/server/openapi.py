@@ -22,9 +22,14 @@ PARAMETER = re.compile(r"\{(?P<name>\w+)(?::\w+)?\}")
 WORD = re.compile(r"\w+")
 
 
-def build_openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these routes."""
-    errors = (endpoint.error_dialect.shape for endpoint in endpoints)
+def build_openapi(endpoints: Sequence[Endpoint], *, root_path: str = "") -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these routes.
+
+    Args:
+        endpoints: The routes.
+        root_path: What a proxy has before their paths.
+    """
+    errors = (dialect.shape for endpoint in endpoints for dialect in endpoint.error_dialects)
     shapes = {shape for endpoint in endpoints for shape in (*endpoint.body, *endpoint.reply)} | set(errors)
     ordered = sorted(shapes, key=str)
     references, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
@@ -39,6 +44,7 @@ def build_openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
             "version": __version__,
             "description": "Embeddings and reranking with the Qwen3 models.",
         },
+        "servers": [{"url": root_path or "/"}],
         "paths": dict(paths),
         "components": {"schemas": schemas},
     }
@@ -74,10 +80,10 @@ def _responses(endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]]) -
     responses: dict[str, Any] = {
         "200": {"description": "Success.", "content": {endpoint.media_type: {"schema": schema}}}
     }
-    for status, errors in sorted(_by_status(endpoint).items()):
+    for status, (errors, shapes) in sorted(_by_status(endpoint).items()):
         responses[str(status)] = {
             "description": "Code " + " or ".join(f"`{error.code}`" for error in errors) + ".",
-            "content": {"application/json": {"schema": reference_of[endpoint.error_dialect.shape]}},
+            "content": {"application/json": {"schema": _any_of(shapes, reference_of)}},
         }
     return responses
 
@@ -87,8 +93,14 @@ def _any_of(shapes: Sequence[Any], reference_of: Mapping[Any, dict[str, Any]]) -
     return references[0] if len(references) == 1 else {"anyOf": references}
 
 
-def _by_status(endpoint: Endpoint) -> Mapping[int, list[type[QuernelError]]]:
-    grouped: defaultdict[int, list[type[QuernelError]]] = defaultdict(list)
-    for error in endpoint.errors:
-        grouped[endpoint.error_dialect.status(error.status, error.code)].append(error)
+def _by_status(endpoint: Endpoint) -> Mapping[int, tuple[list[type[QuernelError]], list[Any]]]:
+    """The errors of each status, and the shapes of their bodies."""
+    grouped: defaultdict[int, tuple[list[type[QuernelError]], list[Any]]] = defaultdict(lambda: ([], []))
+    for dialect in endpoint.error_dialects:
+        for error in endpoint.errors:
+            errors, shapes = grouped[dialect.status(error.status, error.code)]
+            if error not in errors:
+                errors.append(error)
+            if dialect.shape not in shapes:
+                shapes.append(dialect.shape)
     return grouped

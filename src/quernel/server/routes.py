@@ -1,7 +1,7 @@
 """The routes, as a table: what goes in, what comes out, what can go wrong. OpenAPI and `/docs` are made from it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -9,40 +9,100 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quernel.errors import (
+    AuthenticationError,
+    BodyTooLargeError,
+    CheckpointError,
+    ConfigError,
+    DeadlineExceededError,
+    DownloadError,
     EmptyInputError,
     EngineClosedError,
+    ForeignTokenIdsError,
     InputTooLongError,
     InternalError,
     InvalidDimensionsError,
     InvalidRequestError,
+    ModelLoadError,
     ModelNotFoundError,
+    ModelNotReadyError,
     NonFiniteError,
     OverloadedError,
+    PermissionDeniedError,
     QuernelError,
+    SettingsError,
     TokenIdRangeError,
+    TokenizerError,
     UnavailableError,
+    UnsupportedModelError,
 )
+from quernel.protocols.admin import LoadBody, ModelBody, ModelStatusReply
 from quernel.protocols.cohere import CohereEmbedBody, CohereEmbedReply, CohereRerankBody, CohereRerankReply
 from quernel.protocols.error_body import UNION, ErrorDialect
-from quernel.protocols.openai import EmbeddingBody, EmbeddingReply, ModelListReply, ModelReply
+from quernel.protocols.openai import (
+    EmbeddingBody,
+    EmbeddingReply,
+    InstructionListReply,
+    ModelListReply,
+    ModelReply,
+)
 from quernel.protocols.rerank import RerankBody, RerankReply
+from quernel.protocols.tei import (
+    TEI_ERRORS,
+    DecodeBody,
+    InfoReply,
+    SimilarityBody,
+    TeiEmbedBody,
+    TeiRank,
+    TeiRerankBody,
+    TokenizeBody,
+    TokenReply,
+)
+from quernel.protocols.vllm import PoolingBody, PoolingReply, ScoreBody, ScoreReply
 from quernel.server import handlers
 
 Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
-FAILURES = (OverloadedError, InternalError, NonFiniteError, EngineClosedError)
+ASKED = (AuthenticationError,)
+"""Errors of any route that needs a key, where the server has keys."""
+
+FAILURES = (
+    OverloadedError,
+    InternalError,
+    NonFiniteError,
+    EngineClosedError,
+    ModelNotReadyError,
+    DeadlineExceededError,
+)
 """Errors of any route that asks a model."""
 
+BODY_ERRORS = (InvalidRequestError, BodyTooLargeError, AuthenticationError)
+"""Errors of any route with a body."""
+
 EMBED_ERRORS = (
-    InvalidRequestError,
+    *BODY_ERRORS,
     EmptyInputError,
     InputTooLongError,
     InvalidDimensionsError,
     TokenIdRangeError,
+    ForeignTokenIdsError,
     ModelNotFoundError,
     *FAILURES,
 )
-RERANK_ERRORS = (InvalidRequestError, EmptyInputError, InputTooLongError, ModelNotFoundError, *FAILURES)
+RERANK_ERRORS = (*BODY_ERRORS, EmptyInputError, InputTooLongError, ModelNotFoundError, *FAILURES)
+TOKENIZE_ERRORS = (*BODY_ERRORS, EmptyInputError, ModelNotFoundError, ModelNotReadyError)
+LOAD_ERRORS = (
+    *BODY_ERRORS,
+    PermissionDeniedError,
+    SettingsError,
+    UnsupportedModelError,
+    ConfigError,
+    CheckpointError,
+    TokenizerError,
+    DownloadError,
+    ModelLoadError,
+    ModelNotReadyError,
+    InternalError,
+)
 
 
 class StatusReply(Struct):
@@ -63,8 +123,8 @@ class Endpoint:
         body: Shape of its request; several where its fields tell which one it is.
         reply: Shape of its reply, for each shape of its request; empty where that is no JSON of ours.
         media_type: Type of its reply.
-        error_dialect: How its errors are answered.
-        errors: Errors it can answer with. All routes have 404, 405, 413 and 500 of HTTP itself besides.
+        error_dialects: How its errors are answered; several where the body says which. The first before it is read.
+        errors: Errors it can answer with. All routes have 404, 405 and 500 of HTTP itself besides.
     """
 
     method: Literal["GET", "POST"]
@@ -74,29 +134,59 @@ class Endpoint:
     body: tuple[type[Struct], ...] = ()
     reply: tuple[Any, ...] = ()
     media_type: str = "application/json"
-    error_dialect: ErrorDialect = UNION
+    error_dialects: tuple[ErrorDialect, ...] = (UNION,)
     errors: tuple[type[QuernelError], ...] = ()
 
 
+EMBEDDINGS = Endpoint(
+    method="POST",
+    path="/v1/embeddings",
+    handler=handlers.embeddings,
+    summary="Vectors for texts, as OpenAI, Jina, Voyage and mistral.rs have it.",
+    body=(EmbeddingBody,),
+    reply=(EmbeddingReply,),
+    errors=EMBED_ERRORS,
+)
+RERANK = Endpoint(
+    method="POST",
+    path="/v1/rerank",
+    handler=handlers.rerank_documents,
+    summary="Documents in the order of their relevance to a query, as Jina, Voyage and Cohere (v1) have it.",
+    body=(RerankBody,),
+    reply=(RerankReply,),
+    errors=RERANK_ERRORS,
+)
+SCORE = Endpoint(
+    method="POST",
+    path="/v1/score",
+    handler=handlers.vllm_score,
+    summary="Scores of pairs of a query and a document, as vLLM has it.",
+    body=(ScoreBody,),
+    reply=(ScoreReply,),
+    errors=RERANK_ERRORS,
+)
+HEALTH = Endpoint(
+    method="GET",
+    path="/health",
+    handler=handlers.health,
+    summary="200 as long as the process answers.",
+    reply=(StatusReply,),
+)
+TEI_EMBED = Endpoint(
+    method="POST",
+    path="/embed",
+    handler=handlers.tei_embed,
+    summary="Vectors for texts as a bare list, as TEI has it.",
+    body=(TeiEmbedBody,),
+    reply=(list[list[float]],),
+    error_dialects=(TEI_ERRORS,),
+    errors=EMBED_ERRORS,
+)
+
 ENDPOINTS = (
-    Endpoint(
-        method="POST",
-        path="/v1/embeddings",
-        handler=handlers.embeddings,
-        summary="Vectors for texts, as OpenAI, Jina, Voyage and mistral.rs have it.",
-        body=(EmbeddingBody,),
-        reply=(EmbeddingReply,),
-        errors=EMBED_ERRORS,
-    ),
-    Endpoint(
-        method="POST",
-        path="/v1/rerank",
-        handler=handlers.rerank_documents,
-        summary="Documents in the order of their relevance to a query, as Jina, Voyage and Cohere (v1) have it.",
-        body=(RerankBody,),
-        reply=(RerankReply,),
-        errors=RERANK_ERRORS,
-    ),
+    EMBEDDINGS,
+    replace(EMBEDDINGS, path="/embeddings", summary="The same, where clients of TEI and Infinity look for it."),
+    RERANK,
     Endpoint(
         method="POST",
         path="/v2/embed",
@@ -116,11 +206,83 @@ ENDPOINTS = (
         errors=RERANK_ERRORS,
     ),
     Endpoint(
+        method="POST",
+        path="/rerank",
+        handler=handlers.rerank_any,
+        summary="With `texts`, TEI's request and reply; else the same as `/v1/rerank`.",
+        body=(RerankBody, TeiRerankBody),
+        reply=(RerankReply, list[TeiRank]),
+        error_dialects=(UNION, TEI_ERRORS),
+        errors=RERANK_ERRORS,
+    ),
+    TEI_EMBED,
+    Endpoint(
+        method="POST",
+        path="/",
+        handler=handlers.tei_root,
+        summary="With `query` TEI's `/rerank`, else its `/embed`.",
+        body=(TeiEmbedBody, TeiRerankBody),
+        reply=(list[list[float]], list[TeiRank]),
+        error_dialects=(TEI_ERRORS,),
+        errors=EMBED_ERRORS,
+    ),
+    Endpoint(
+        method="POST",
+        path="/similarity",
+        handler=handlers.tei_similarity,
+        summary="Cosines of sentences to one, as TEI has it.",
+        body=(SimilarityBody,),
+        reply=(list[float],),
+        error_dialects=(TEI_ERRORS,),
+        errors=EMBED_ERRORS,
+    ),
+    Endpoint(
+        method="POST",
+        path="/tokenize",
+        handler=handlers.tei_tokenize,
+        summary="The tokens of texts, as TEI has it.",
+        body=(TokenizeBody,),
+        reply=(list[list[TokenReply]],),
+        error_dialects=(TEI_ERRORS,),
+        errors=TOKENIZE_ERRORS,
+    ),
+    Endpoint(
+        method="POST",
+        path="/decode",
+        handler=handlers.tei_decode,
+        summary="The texts of token ids, as TEI has it.",
+        body=(DecodeBody,),
+        reply=(list[str],),
+        error_dialects=(TEI_ERRORS,),
+        errors=(*TOKENIZE_ERRORS, TokenIdRangeError),
+    ),
+    Endpoint(
+        method="GET",
+        path="/info",
+        handler=handlers.tei_info,
+        summary="The first model and the server's limits, as TEI has it.",
+        reply=(InfoReply,),
+        error_dialects=(TEI_ERRORS,),
+        errors=(*ASKED, ModelNotFoundError, ModelNotReadyError),
+    ),
+    SCORE,
+    replace(SCORE, path="/score", summary="The same as `/v1/score`."),
+    Endpoint(
+        method="POST",
+        path="/pooling",
+        handler=handlers.vllm_pooling,
+        summary="Vectors for texts, as vLLM has it.",
+        body=(PoolingBody,),
+        reply=(PoolingReply,),
+        errors=EMBED_ERRORS,
+    ),
+    Endpoint(
         method="GET",
         path="/v1/models",
         handler=handlers.list_models,
         summary="The models that are served, as OpenAI has it.",
         reply=(ModelListReply,),
+        errors=ASKED,
     ),
     Endpoint(
         method="GET",
@@ -128,20 +290,59 @@ ENDPOINTS = (
         handler=handlers.describe_model,
         summary="One model.",
         reply=(ModelReply,),
-        errors=(ModelNotFoundError,),
+        errors=(*ASKED, ModelNotFoundError),
     ),
     Endpoint(
         method="GET",
-        path="/health",
-        handler=handlers.health,
-        summary="200 as long as the process answers.",
-        reply=(StatusReply,),
+        path="/v1/instructions",
+        handler=handlers.list_instructions,
+        summary="The instructions that `prompt_name` may name: those of the family's evaluation.",
+        reply=(InstructionListReply,),
+        errors=ASKED,
     ),
+    Endpoint(
+        method="POST",
+        path="/v1/models/load",
+        handler=handlers.load_model,
+        summary="Load one more model, or one again; answers when it is loaded. Needs the admin key.",
+        body=(LoadBody,),
+        reply=(ModelReply,),
+        errors=LOAD_ERRORS,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/models/unload",
+        handler=handlers.unload_model,
+        summary="Give a model's memory back, when its requests are through. Needs the admin key.",
+        body=(ModelBody,),
+        reply=(ModelStatusReply,),
+        errors=(*BODY_ERRORS, PermissionDeniedError, ModelNotFoundError, ModelNotReadyError),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/models/reload",
+        handler=handlers.reload_model,
+        summary="Load a model again that was unloaded or failed. Needs the admin key.",
+        body=(ModelBody,),
+        reply=(ModelStatusReply,),
+        errors=(*LOAD_ERRORS, ModelNotFoundError),
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/models/status",
+        handler=handlers.model_status,
+        summary="Whether a model takes requests, as mistral.rs has it.",
+        body=(ModelBody,),
+        reply=(ModelStatusReply,),
+        errors=(*BODY_ERRORS, ModelNotFoundError),
+    ),
+    HEALTH,
+    replace(HEALTH, path="/ping", summary="The same, where SageMaker looks for it."),
     Endpoint(
         method="GET",
         path="/ready",
         handler=handlers.ready,
-        summary="200 when the models take requests, 503 before.",
+        summary="200 when all models are loaded and have answered once, 503 before.",
         reply=(StatusReply,),
         errors=(UnavailableError,),
     ),

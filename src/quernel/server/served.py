@@ -1,6 +1,5 @@
 """What the handlers of one application share."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -9,6 +8,9 @@ from starlette.requests import Request
 
 from quernel.server.config import ServerConfig
 from quernel.server.docs_page import render_docs
+from quernel.server.keys import Keys
+from quernel.server.loading import ModelLoader
+from quernel.server.metrics import Metrics
 from quernel.server.models import ModelTable
 
 
@@ -18,16 +20,18 @@ class Served:
 
     Attributes:
         models: The models.
+        loader: Changes which there are.
         config: The server's settings.
-        ready: Whether the models take requests.
-        created: When the server started to serve them, in seconds since 1970.
+        keys: Who may ask.
+        metrics: What was counted.
         document: The OpenAPI document.
     """
 
     models: ModelTable
+    loader: ModelLoader
     config: ServerConfig
-    ready: Callable[[], bool]
-    created: int
+    keys: Keys
+    metrics: Metrics
     document: dict[str, Any]
 
     @cached_property

@@ -1,0 +1,67 @@
+"""One request and its reply, as the log, the metrics and the traces see them."""
+
+import time
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import Request
+
+from quernel.protocols.error_body import UNION, ErrorDialect
+from quernel.types import EmbeddingResult, RerankResult, Timing
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One request and its reply. It holds nothing of the texts.
+
+    Attributes:
+        request_id: The client's id for it, or ours.
+        errors: How its errors are answered.
+        route: The route's path, with its parameters unfilled; `None` where there is no such route.
+        num_texts: Texts or documents that a model read for it.
+        num_tokens: Tokens that a model read for it.
+        num_truncated: Texts that were cut for it.
+        timings: What the model said of its time, for each question to it.
+        model: The name of the model that was asked.
+        code: Code of the error that was answered.
+        status: Status that was answered.
+        started: When it came, by `time.perf_counter`.
+    """
+
+    request_id: str
+    errors: ErrorDialect = UNION
+    route: str | None = None
+    num_texts: int = 0
+    num_tokens: int = 0
+    num_truncated: int = 0
+    timings: list[Timing] = field(default_factory=list)
+    model: str | None = None
+    code: str | None = None
+    status: int | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def seconds(self) -> float:
+        """Since it came."""
+        return time.perf_counter() - self.started
+
+    @property
+    def timing(self) -> Timing:
+        """Where the time went; of several questions that a model was asked at once, the longest."""
+        return Timing(
+            tokenization=max((timing.tokenization for timing in self.timings), default=0.0),
+            queue=max((timing.queue for timing in self.timings), default=0.0),
+            inference=max((timing.inference for timing in self.timings), default=0.0),
+        )
+
+    def count(self, result: EmbeddingResult | RerankResult) -> None:
+        """Add what a model did."""
+        self.num_texts += len(result.num_tokens)
+        self.num_tokens += sum(result.num_tokens)
+        self.num_truncated += sum(result.truncated)
+        self.timings.append(result.timing)
+
+
+def exchange_of(request: Request) -> Exchange:
+    """The exchange that a request belongs to."""
+    return cast("Exchange", request.state.exchange)
