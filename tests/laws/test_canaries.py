@@ -5,10 +5,7 @@ Then everything that it wrote is searched.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -18,6 +15,7 @@ import pytest
 pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
 
 from tests.server.bodies import body_of
+from tests.support.processes import serving
 
 from quernel.server.routes import ENDPOINTS
 
@@ -61,28 +59,18 @@ def test_no_text_and_no_key_of_a_user_is_written_anywhere(tmp_path):
     (tmp_path / "keys").write_text(f"{KEY}\n")
     with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
         threading.Thread(target=collector.serve_forever, daemon=True).start()
-        command = [sys.executable, "-m", "quernel", "serve", "-p", "0", "--json", "--log-format", "json"]
-        command += ["--api-key-file", str(tmp_path / "keys"), "--max-body-bytes", "1000000"]
-        command += ["--otlp-endpoint", f"http://127.0.0.1:{collector.server_port}"]
-        environment = os.environ | {
+        arguments = ["--log-format", "json", "--api-key-file", str(tmp_path / "keys"), "--max-body-bytes", "1000000"]
+        arguments += ["--otlp-endpoint", f"http://127.0.0.1:{collector.server_port}"]
+        environment = {
             "HOME": str(tmp_path / "home"),
             "TMPDIR": str(tmp_path / "tmp"),
             "QUERNEL_ADMIN_KEY": ADMIN,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
-        with (
-            (tmp_path / "stderr").open("wb") as log,
-            subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, cwd=tmp_path / "work", env=environment
-            ) as process,
-        ):
-            try:
-                url = json.loads(process.stdout.readline())["url"]
-                num_answered = ask_everything(url)
-                metrics = httpx.get(url + "/metrics").content
-            finally:
-                process.terminate()
-                process.wait(30)
+        with serving(tmp_path / "stderr", *arguments, environment=environment, cwd=tmp_path / "work") as server:
+            num_answered = ask_everything(server.url)
+            metrics = httpx.get(server.url + "/metrics").content
+            assert server.stop() == 0
         collector.shutdown()
 
     log = (tmp_path / "stderr").read_bytes()
