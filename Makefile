@@ -56,4 +56,6 @@ $(VENV)/.tests: $(VENV)/.runs
 
 $(VENV)/.checks: $(VENV)/.tests
 	$(INSTALL) --group check --group clients
+	$(PYTHON) -m venv $(VENV)/langchain-cohere
+	$(VENV)/langchain-cohere/bin/pip install --quiet --disable-pip-version-check langchain-cohere
 	@touch $@

@@ -93,7 +93,9 @@ async def serving(folder: Path, *flags: str) -> AsyncIterator[str]:
     """A server in a process of its own; its address."""
     command = [sys.executable, "-m", "quernel.cli.main", "serve", "-m", f"embedding={folder}", "-p", "0"]
     process = subprocess.Popen(
-        [*command, "--json", "--quiet", "--no-access-log", *flags], stdout=subprocess.PIPE, text=True
+        [*command, "--json", "--quiet", "--no-access-log", "--token-ids", "accept", *flags],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None

@@ -43,6 +43,18 @@ def test_rerank_of_both_versions(url, version):
     assert reply.meta.api_version.version == ("1" if version == "Client" else "2")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # cohere's own, of pydantic
+def test_embeddings_of_version_1(url, model):
+    with cohere.Client(api_key="none", base_url=url) as client:
+        plain = client.embed(model="default", texts=DOCUMENTS, input_type="search_document")
+        typed = client.embed(
+            model="default", texts=DOCUMENTS, input_type="search_document", embedding_types=["float", "int8"]
+        )
+    assert np.array(plain.embeddings).shape == (2, model.info.dimensions)
+    np.testing.assert_array_equal(typed.embeddings.float_, plain.embeddings)
+    assert plain.meta.api_version.version == "1"
+
+
 def test_documents_come_back_from_version_1(url):
     with cohere.Client(api_key="none", base_url=url) as client:
         reply = client.rerank(model="default", query="capital of France", documents=DOCUMENTS, return_documents=True)

@@ -57,7 +57,8 @@ def test_with_its_switch_it_works(serve_url):
 
 def test_where_the_operator_says_so_its_ids_are_read_as_cl100k(tmp_path, cl100k):
     environment = {"TIKTOKEN_CACHE_DIR": os.environ["TIKTOKEN_CACHE_DIR"]}
-    arguments = ["-m", "quernel/tiny-embedding", "--token-ids", "cl100k"]
+    arguments = ["-m", "quernel/tiny-embedding", "--alias", "text-embedding-3-small=quernel/tiny-embedding"]
+    arguments += ["--token-ids", "cl100k"]
     with serving(tmp_path / "log", *arguments, environment=environment) as server:
         documents = np.array(embeddings(server.url).embed_documents(DOCUMENTS))
         with Embedder() as model:

@@ -18,6 +18,7 @@ def body_of(path: str, text: str) -> dict:
             "return_documents": True,
         },
         "/v2/embed": {"texts": [text], "input_type": "search_query", "embedding_types": ["float", "int8"]},
+        "/v1/embed": {"texts": [text], "input_type": "classification"},
         "/v2/rerank": {"query": text, "documents": [text, "other"]},
         "/rerank": {"query": text, "texts": [text], "return_text": True},
         "/embed": {"inputs": [text]},

@@ -1,4 +1,4 @@
-"""Cohere's `/v2/embed` and `/v2/rerank`; its v1 rerank is in `quernel.protocols.rerank`.
+"""Cohere's `/v2/embed`, `/v2/rerank` and `/v1/embed`; its v1 rerank is in `quernel.protocols.rerank`.
 
 What a request leaves open is as at Cohere: a text that is too long is cut at its end, and a document to 4096 tokens.
 What was cut stands in `truncated`, which Cohere does not have. `input_type` is optional here; without it a text is
@@ -45,7 +45,7 @@ from quernel.protocols.tasks import COHERE_TASKS, CohereInputType
 from quernel.protocols.vectors import WireVector, decode_vectors, encode_vectors
 from quernel.types import EmbeddingRequest, EmbeddingResult, InputType, RerankRequest, RerankResult, Truncate
 
-API_VERSION = "2"
+API_VERSION: Literal["2"] = "2"
 
 MAX_TOKENS_PER_DOCUMENT = 4096
 """Where a document is cut if a rerank request does not say."""
@@ -153,6 +153,19 @@ class CohereEmbedReply(Struct, kw_only=True):
     truncated: CutInputs = []
 
 
+class CohereFloatsReply(Struct, kw_only=True):
+    """Vectors in the order of the request's texts, as version 1 has them where no kinds were asked for."""
+
+    id: Annotated[str, Meta(description="The request's id, as in the header `x-request-id`.")] = ""
+    response_type: Literal["embeddings_floats"] = "embeddings_floats"
+    embeddings: list[list[float]]
+    texts: Annotated[list[str], Meta(description="The texts once more.")] = []
+    meta: EmbedMeta = EmbedMeta(api_version=ApiVersion("1"))
+    model: Annotated[str, Meta(description="The model that made them, by its full name.")] = ""
+    num_tokens: TokensPerInput = None
+    truncated: CutInputs = []
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CohereEmbedCall:
     """A request together with what only the wire knows.
@@ -161,11 +174,13 @@ class CohereEmbedCall:
         request: What to embed.
         model: The name that was asked for; `None` where there was none.
         types: The kinds of numbers to give.
+        names_types: Whether the request named them, which version 1 looks at.
     """
 
     request: EmbeddingRequest
     model: str | None = None
     types: tuple[EmbeddingType, ...] = (EmbeddingType.FLOAT,)
+    names_types: bool = True
 
 
 def decode_embed_request(body: bytes) -> CohereEmbedCall:
@@ -199,6 +214,7 @@ def decode_embed_request(body: bytes) -> CohereEmbedCall:
         ),
         model=wire.model,
         types=types,
+        names_types=bool(wire.embedding_types),
     )
 
 
@@ -223,25 +239,32 @@ def encode_embed_request(call: CohereEmbedCall) -> bytes:
         "texts": request.inputs,
         "input_type": INPUT_TYPES[request.input_type] if request.input_type else None,
         "instruction": request.instruction,
-        "embedding_types": call.types,
+        "embedding_types": call.types if call.names_types else None,
         "output_dimension": request.dimensions,
         "truncate": next(wire for wire, meaning in TRUNCATES.items() if meaning is request.truncate),
     }
     return encode_body({name: value for name, value in fields.items() if value is not None})
 
 
-def encode_embed_response(result: EmbeddingResult, call: CohereEmbedCall, *, request_id: str) -> bytes:
-    """The reply to `call` with the vectors of `result`, once for each kind of numbers."""
+def encode_embed_response(
+    result: EmbeddingResult, call: CohereEmbedCall, *, request_id: str, version: Literal["1", "2"] = API_VERSION
+) -> bytes:
+    """The reply to `call` with the vectors of `result`, once for each kind of numbers.
+
+    Version 1 answers a request that names no kinds with one list of floats.
+    """
     tokens = encode_tokens(result.num_tokens, result.truncated)
     usage = tokens.pop("usage")
+    by_type = version == API_VERSION or call.names_types
+    embeddings = {kind.value: _vectors(result, kind) for kind in call.types}
     return encode_body(
         {
             "id": request_id,
-            "response_type": "embeddings_by_type",
-            "embeddings": {kind.value: _vectors(result, kind) for kind in call.types},
+            "response_type": "embeddings_by_type" if by_type else "embeddings_floats",
+            "embeddings": embeddings if by_type else embeddings[EmbeddingType.FLOAT],
             "texts": call.request.inputs,
             "meta": {
-                "api_version": {"version": API_VERSION},
+                "api_version": {"version": version},
                 "billed_units": {"input_tokens": usage["total_tokens"]},
             },
             "model": result.model,

@@ -57,6 +57,14 @@ async def cohere_embed(request: Request) -> Response:
     return answer(request, cohere.encode_embed_response(result, call, request_id=exchange_of(request).request_id))
 
 
+async def cohere_embed_v1(request: Request) -> Response:
+    """Vectors for texts, as Cohere v1 has it."""
+    call = cohere.decode_embed_request(await request.body())
+    result = await embed(request, call)
+    request_id = exchange_of(request).request_id
+    return answer(request, cohere.encode_embed_response(result, call, request_id=request_id, version="1"))
+
+
 async def cohere_rerank(request: Request) -> Response:
     """Documents in the order of their relevance to a query, as Cohere v2 has it."""
     call = cohere.decode_rerank_request(await request.body())

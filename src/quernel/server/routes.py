@@ -36,7 +36,13 @@ from quernel.errors import (
     UnsupportedModelError,
 )
 from quernel.protocols.admin import LoadBody, ModelBody, ModelStatusReply
-from quernel.protocols.cohere import CohereEmbedBody, CohereEmbedReply, CohereRerankBody, CohereRerankReply
+from quernel.protocols.cohere import (
+    CohereEmbedBody,
+    CohereEmbedReply,
+    CohereFloatsReply,
+    CohereRerankBody,
+    CohereRerankReply,
+)
 from quernel.protocols.error_body import UNION, ErrorDialect
 from quernel.protocols.openai import (
     EmbeddingBody,
@@ -194,6 +200,15 @@ ENDPOINTS = (
         summary="Vectors for texts in several kinds of numbers, as Cohere (v2) has it.",
         body=(CohereEmbedBody,),
         reply=(CohereEmbedReply,),
+        errors=EMBED_ERRORS,
+    ),
+    Endpoint(
+        method="POST",
+        path="/v1/embed",
+        handler=handlers.cohere_embed_v1,
+        summary="Vectors for texts, as Cohere (v1) has it, which LangChain asks for.",
+        body=(CohereEmbedBody,),
+        reply=(CohereFloatsReply, CohereEmbedReply),
         errors=EMBED_ERRORS,
     ),
     Endpoint(
