@@ -1,4 +1,4 @@
-"""Sends one kind of request over so many connections and tells how long each took: for `http.py` and `soak.py`.
+"""Sends one kind of request over so many connections and tells how long each took: for `http_speed.py` and `soak.py`.
 
     python benchmarks/http_sender.py PORT CONNECTIONS < requests.json
 
