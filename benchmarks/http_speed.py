@@ -1,6 +1,6 @@
 """What HTTP costs: requests a second and their times through `quernel serve`, and the share of the engine's throughput.
 
-    python benchmarks/http_speed.py [--model quernel/tiny-embedding | --layers 28] [--connections 1,16,128] [--repetitions 3]
+    python benchmarks/http_speed.py [--model quernel/tiny-embedding | --layers 28] [--connections 1,16,128]
 
 The same requests go to the server from a client in a process of its own, and to the engine in a process that has
 nothing else, from as many callers at once (`await embedder.embed(...)`, as the server calls it). The client shares

@@ -55,7 +55,7 @@ class Embedder(LocalModel):
             InvalidRequestError: The request does not fit this model.
             UnavailableError: The queue is full, or the engine closed.
         """
-        return self._result(request, await self._compute(partial(self._render, request)))
+        return self._result(request, await self._compute(partial(self._render, request), sum(map(len, request.inputs))))
 
     def embed_sync(self, request: EmbeddingRequest) -> EmbeddingResult:
         """`embed`, for code that is not asynchronous."""

@@ -56,7 +56,9 @@ class Reranker(LocalModel):
             InvalidRequestError: The request does not fit this model.
             UnavailableError: The queue is full, or the engine closed.
         """
-        return self._result(request, await self._compute(partial(self._render, request)))
+        return self._result(
+            request, await self._compute(partial(self._render, request), sum(map(len, request.documents)))
+        )
 
     def rerank_sync(self, request: RerankRequest) -> RerankResult:
         """`rerank`, for code that is not asynchronous."""

@@ -58,7 +58,7 @@ def still_right(request, expected):
 
 
 def test_clients_that_hang_up_in_the_middle_of_500_requests_leave_nothing_behind(server):
-    body = json.dumps({"input": [f"{index} {TEXT}" * 8 for index in range(4)]}).encode()
+    body = json.dumps({"input": [f"{index} {TEXT}" * 16 for index in range(16)]}).encode()
     head = f"POST {EMBED} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     host, port = server.url.removeprefix("http://").split(":")
     connections = []

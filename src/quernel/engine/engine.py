@@ -192,6 +192,10 @@ class Engine:
             return
         broken = set(np.flatnonzero(~np.isfinite(hidden).all(axis=1)).tolist())
         now = time.monotonic()
+        with self._changed:
+            self._num_batches += 1
+            self._num_prompts += len(batch)
+            self._busy_seconds += now - started
         for row, item in enumerate(batch):
             if row not in broken:
                 item.job.deliver(item.index, hidden[row], now)
@@ -203,10 +207,6 @@ class Engine:
                         hint="The checkpoint may be damaged: try `quernel verify`.",
                     )
                 )
-        with self._changed:
-            self._num_batches += 1
-            self._num_prompts += len(batch)
-            self._busy_seconds += now - started
 
     def _compute(self, batch: Sequence[Item]) -> Vectors | None:
         """The results of a batch; none if in the middle of it nobody waits for them any more.

@@ -1,6 +1,7 @@
 """The application: models in, ASGI out."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -77,6 +78,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async def load_all() -> None:
             await loader.load_all(places)
+            settle_garbage()
             on_loaded(places)
 
         loading = asyncio.create_task(load_all())
@@ -126,6 +128,16 @@ def create_app(
         document=build_openapi(ENDPOINTS, root_path=config.root_path),
     )
     return app
+
+
+def settle_garbage() -> None:
+    """Tell the garbage collector that what is there now (modules, models, tables) stays.
+
+    Otherwise it looks through hundreds of thousands of objects again and again, which took a third of the time of
+    short requests.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _route(endpoint: Endpoint) -> Route:

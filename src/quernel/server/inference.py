@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from quernel.errors import (
     DeadlineExceededError,
@@ -118,6 +119,9 @@ def header_defaults(request: Request) -> RequestDefaults:
 
 NO_DEFAULTS = RequestDefaults()
 
+WATCH_AFTER_SECONDS = 0.05
+"""A request that takes longer is dropped if its client hangs up."""
+
 
 def _as_text(header: str) -> str:
     """A header's text, which clients send as UTF-8 and Starlette reads as Latin-1."""
@@ -164,21 +168,57 @@ async def until_done(request: Request, work: Coroutine[Any, Any, T]) -> T:
     except QuernelError:
         work.close()
         raise
-    task = asyncio.ensure_future(work)
-    disconnect = asyncio.ensure_future(request.receive())
+    task = asyncio.current_task()
+    assert task is not None, "a request has a task"
+    watch = Watch(request.receive, task)
     try:
-        await asyncio.wait((task, disconnect), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        if disconnect.done():
-            raise ClientDisconnect
+        if seconds is None:
+            return await work
+        async with asyncio.timeout(seconds):
+            return await work
+    except TimeoutError as error:
         raise DeadlineExceededError(
             "The time for this request is over.", hint="Send fewer texts at once, or allow more time."
-        )
+        ) from error
+    except asyncio.CancelledError:
+        if not watch.disconnected:
+            raise
+        task.uncancel()
+        raise ClientDisconnect from None
     finally:
-        for unfinished in (task, disconnect):
-            unfinished.cancel()
-        await asyncio.gather(task, disconnect, return_exceptions=True)
+        watch.stop()
+
+
+class Watch:
+    """Cancels a task when its client hangs up. It looks only after a moment, since most requests are through by then.
+
+    Args:
+        receive: What the client sends; nothing more but the disconnect.
+        task: The task.
+
+    Attributes:
+        disconnected: Whether it was cancelled.
+    """
+
+    def __init__(self, receive: Receive, task: "asyncio.Task[Any]") -> None:
+        self._receive, self._task = receive, task
+        self._looking: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
+        self.disconnected = False
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._timer.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    def _start(self) -> None:
+        self._looking = asyncio.get_running_loop().create_task(self._look())
+
+    async def _look(self) -> None:
+        await self._receive()
+        self.disconnected = True
+        self._task.cancel()
 
 
 def time_left(request: Request) -> float | None:

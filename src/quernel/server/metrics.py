@@ -232,11 +232,20 @@ class Metrics:
 
 
 def _recorder(measure: Measure, registry: CollectorRegistry) -> Callable[[tuple[str, ...], float], None]:
+    children: dict[tuple[str, ...], Callable[[float], None]] = {}
     if measure.kind == "counter":
         counter = Counter(measure.name, measure.about, measure.labels, registry=registry)
-        return lambda labels, value: counter.labels(*labels).inc(value)
-    histogram = Histogram(measure.name, measure.about, measure.labels, buckets=SECONDS, registry=registry)
-    return lambda labels, value: histogram.labels(*labels).observe(value)
+    else:
+        histogram = Histogram(measure.name, measure.about, measure.labels, buckets=SECONDS, registry=registry)
+
+    def record(labels: tuple[str, ...], value: float) -> None:
+        child = children.get(labels)
+        if child is None:  # Looking one up takes as long as all the rest.
+            child = counter.labels(*labels).inc if measure.kind == "counter" else histogram.labels(*labels).observe
+            children[labels] = child
+        child(value)
+
+    return record
 
 
 class _Asked(Collector):

@@ -7,12 +7,12 @@ not the values in a traceback.
 import asyncio
 import logging
 import math
+import os
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
-from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -245,4 +245,4 @@ def _unknown_failure(exchange: Exchange) -> InternalError:
 
 def _request_id(headers: Headers) -> str:
     given = headers.get(REQUEST_ID_HEADER, "")
-    return given if SAFE_REQUEST_ID.fullmatch(given) else uuid4().hex
+    return given if SAFE_REQUEST_ID.fullmatch(given) else os.urandom(16).hex()

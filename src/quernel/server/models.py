@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar, cast
 
 from quernel.errors import ModelNotFoundError, ModelNotReadyError, QuernelError, SettingsError
 from quernel.protocols.openai import ListedModel, ModelStatus
@@ -248,7 +248,8 @@ class ModelTable:
             ModelNotFoundError: There is none, or it is a reranker.
             ModelNotReadyError: It is not loaded.
         """
-        return self._choose(EmbeddingModel, name, ModelKind.EMBEDDING)  # type: ignore[type-abstract]
+        place = self._choose(name, ModelKind.EMBEDDING)
+        return Chosen(place, cast("EmbeddingModel", place.model))
 
     def rerank_model(self, name: str | None) -> Chosen[RerankModel]:
         """The reranker of that name; the first one for `default` or `None`.
@@ -257,7 +258,8 @@ class ModelTable:
             ModelNotFoundError: There is none, or it is an embedding model.
             ModelNotReadyError: It is not loaded.
         """
-        return self._choose(RerankModel, name, ModelKind.RERANKER)  # type: ignore[type-abstract]
+        place = self._choose(name, ModelKind.RERANKER)
+        return Chosen(place, cast("RerankModel", place.model))
 
     def place(self, name: str) -> ServedModel:
         """The model of that name, loaded or not.
@@ -272,7 +274,7 @@ class ModelTable:
             )
         return found
 
-    def _choose(self, cls: type[M], name: str | None, kind: ModelKind) -> Chosen[M]:
+    def _choose(self, name: str | None, kind: ModelKind) -> ServedModel:
         fitting = [place for place in self._places if place.kind in (kind, None)]
         if name is None or name.lower() == DEFAULT:
             place = next((place for place in fitting if place.status is ModelStatus.LOADED), None)
@@ -290,9 +292,9 @@ class ModelTable:
                     param="model",
                     hint=f"Send it to {ROUTE_OF_KIND[place.kind]}. {_offer(fitting)}",
                 )
-        if place.status is ModelStatus.LOADED and isinstance(place.model, cls):
-            return Chosen(place, place.model)
-        raise _not_ready(place)
+        if place.status is not ModelStatus.LOADED:
+            raise _not_ready(place)
+        return place
 
     def _find(self, name: str) -> ServedModel | None:
         wanted = name.lower()
