@@ -64,6 +64,14 @@ class Timing:
     queue: float = 0.0
     inference: float = 0.0
 
+    def longest(self, other: "Timing") -> "Timing":
+        """The longer of each stage, for work that was done at the same time."""
+        return Timing(
+            tokenization=max(self.tokenization, other.tokenization),
+            queue=max(self.queue, other.queue),
+            inference=max(self.inference, other.inference),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:

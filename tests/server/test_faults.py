@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from quernel import Embedder
+from quernel.protocols.openai import decode_embedding_response
 from tests.server.test_life import eventually
 from tests.support.processes import lines_of, serving
 
@@ -94,6 +95,16 @@ def test_clients_that_hang_up_in_the_middle_of_500_requests_leave_nothing_behind
 def test_bodies_that_are_none_are_refused(server, body, status):
     reply = httpx.post(server.url + EMBED, content=body, timeout=30)
     assert (reply.status_code, reply.json()["error"]["code"]) == (status, "invalid_request")
+
+
+def test_2_048_texts_of_300_000_tokens_are_one_request(server, expected):
+    texts = [f"{index} {TEXT * 10}" for index in range(2047)] + [TEXT]
+    reply = httpx.post(server.url + EMBED, json={"input": texts, "encoding_format": "base64"}, timeout=300)
+    assert reply.status_code == 200
+    result = decode_embedding_response(reply.content)
+    assert sum(result.num_tokens) > 300_000
+    assert result.vectors.shape[0] == 2048
+    assert float(result.vectors[-1] @ expected) > 0.9999
 
 
 @pytest.mark.parametrize("declared", [True, False])

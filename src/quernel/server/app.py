@@ -2,18 +2,14 @@
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 
 from quernel.server.config import ServerConfig
-from quernel.server.exchange import exchange_of
 from quernel.server.handlers import TRUNCATED_HEADER, root
 from quernel.server.keys import Keys, read_keys
 from quernel.server.loading import LoadModel, ModelLoader
@@ -24,10 +20,11 @@ from quernel.server.middleware import (
     ExchangeMiddleware,
     Observer,
     log_exchange,
+    route,
 )
 from quernel.server.models import ModelSpec, ModelTable, ServedModel
 from quernel.server.openapi import build_openapi
-from quernel.server.routes import ENDPOINTS, Endpoint
+from quernel.server.routes import ENDPOINTS
 from quernel.server.served import Served
 from quernel.server.tracing import open_traces
 from quernel.types import EmbeddingModel, RerankModel
@@ -99,6 +96,7 @@ def create_app(
             max_body_bytes=config.max_body_bytes,
             keys=keys,
             dialects={endpoint.path: endpoint.error_dialects[0] for endpoint in ENDPOINTS},
+            handlers={(endpoint.method, endpoint.path): endpoint.handler for endpoint in ENDPOINTS},
             observers=observers,
         )
     ]
@@ -113,7 +111,7 @@ def create_app(
         # Outermost, so that a page can read errors too, and asks what it may without a key.
         middleware.insert(0, cors)
     app = Starlette(
-        routes=[Route("/", root, methods=["GET"]), *(_route(endpoint) for endpoint in ENDPOINTS)],
+        routes=[route("GET", "/", root), *(route(one.method, one.path, one.handler) for one in ENDPOINTS)],
         middleware=middleware,
         exception_handlers=dict(EXCEPTION_HANDLERS),
         lifespan=lifespan,
@@ -138,12 +136,3 @@ def settle_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _route(endpoint: Endpoint) -> Route:
-    async def handle(request: Request) -> Response:
-        exchange_of(request).route = endpoint.path
-        return await endpoint.handler(request)
-
-    handler: Callable[[Request], Awaitable[Response]] = handle
-    return Route(endpoint.path, handler, methods=[endpoint.method])

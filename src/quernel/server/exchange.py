@@ -21,7 +21,7 @@ class Exchange:
         num_texts: Texts or documents that a model read for it.
         num_tokens: Tokens that a model read for it.
         num_truncated: Texts that were cut for it.
-        timings: What the model said of its time, for each question to it.
+        timing: Where the model's time went; of several questions that it was asked at once, the longest.
         model: The name of the model that was asked.
         code: Code of the error that was answered.
         status: Status that was answered.
@@ -34,7 +34,7 @@ class Exchange:
     num_texts: int = 0
     num_tokens: int = 0
     num_truncated: int = 0
-    timings: list[Timing] = field(default_factory=list)
+    timing: Timing = Timing()
     model: str | None = None
     code: str | None = None
     status: int | None = None
@@ -45,21 +45,12 @@ class Exchange:
         """Since it came."""
         return time.perf_counter() - self.started
 
-    @property
-    def timing(self) -> Timing:
-        """Where the time went; of several questions that a model was asked at once, the longest."""
-        return Timing(
-            tokenization=max((timing.tokenization for timing in self.timings), default=0.0),
-            queue=max((timing.queue for timing in self.timings), default=0.0),
-            inference=max((timing.inference for timing in self.timings), default=0.0),
-        )
-
     def count(self, result: EmbeddingResult | RerankResult) -> None:
         """Add what a model did."""
+        self.timing = self.timing.longest(result.timing) if self.num_texts else result.timing
         self.num_texts += len(result.num_tokens)
         self.num_tokens += sum(result.num_tokens)
         self.num_truncated += sum(result.truncated)
-        self.timings.append(result.timing)
 
 
 def exchange_of(request: Request) -> Exchange:

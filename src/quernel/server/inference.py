@@ -19,6 +19,7 @@ from quernel.errors import (
     QuernelError,
 )
 from quernel.server.exchange import exchange_of
+from quernel.server.middleware import header
 from quernel.server.models import RequestDefaults
 from quernel.server.served import served_by
 from quernel.server.token_ids import read_token_ids
@@ -104,10 +105,10 @@ def header_defaults(request: Request) -> RequestDefaults:
     Raises:
         InvalidRequestError: An input type that there is not.
     """
-    headers = request.headers
-    instruction, kind = headers.get(INSTRUCTION_HEADER), headers.get(INPUT_TYPE_HEADER)
-    if instruction is None and kind is None:
+    instruction, given = (header(request.scope, name.encode()) for name in (INSTRUCTION_HEADER, INPUT_TYPE_HEADER))
+    if instruction is None and given is None:
         return NO_DEFAULTS
+    kind = None if given is None else given.decode("latin-1")
     if kind is not None and kind not in set(InputType):
         raise InvalidRequestError(
             f"The header {INPUT_TYPE_HEADER} is {kind!r}.", param=INPUT_TYPE_HEADER, hint="Send query or document."
@@ -123,12 +124,12 @@ WATCH_AFTER_SECONDS = 0.05
 """A request that takes longer is dropped if its client hangs up."""
 
 
-def _as_text(header: str) -> str:
-    """A header's text, which clients send as UTF-8 and Starlette reads as Latin-1."""
+def _as_text(content: bytes) -> str:
+    """A header's text: UTF-8, as clients send it, or Latin-1, as the standard once had it."""
     try:
-        return header.encode("latin-1").decode()
+        return content.decode()
     except UnicodeDecodeError:
-        return header
+        return content.decode("latin-1")
 
 
 def _too_many(count: int, what: str, most: int) -> InvalidRequestError:
@@ -228,15 +229,15 @@ def time_left(request: Request) -> float | None:
         InvalidRequestError: The client's limit is none.
     """
     limits = []
-    given = request.headers.get(TIMEOUT_HEADER)
-    if given is not None:
+    content = header(request.scope, TIMEOUT_HEADER.encode())
+    if content is not None:
         try:
-            seconds = float(given)
+            seconds = float(content)
         except ValueError:
             seconds = math.nan
         if not 0 < seconds < math.inf:
             raise InvalidRequestError(
-                f"The header {TIMEOUT_HEADER} is {given!r}.",
+                f"The header {TIMEOUT_HEADER} is {content.decode('latin-1')!r}.",
                 param=TIMEOUT_HEADER,
                 hint="Send a number of seconds above 0.",
             )

@@ -66,7 +66,7 @@ def _of_model(amount: Callable[[Exchange], float]) -> Callable[[Exchange], Itera
     """What a request that a model answered adds, by the model's name."""
 
     def observe(exchange: Exchange) -> Iterable[Observation]:
-        return [((exchange.model,), amount(exchange))] if exchange.model and exchange.timings else []
+        return [((exchange.model,), amount(exchange))] if exchange.model and exchange.num_texts else []
 
     return observe
 

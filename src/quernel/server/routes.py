@@ -1,12 +1,9 @@
 """The routes, as a table: what goes in, what comes out, what can go wrong. OpenAPI and `/docs` are made from it."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from msgspec import Struct
-from starlette.requests import Request
-from starlette.responses import Response
 
 from quernel.errors import (
     AuthenticationError,
@@ -65,8 +62,7 @@ from quernel.protocols.tei import (
 )
 from quernel.protocols.vllm import PoolingBody, PoolingReply, ScoreBody, ScoreReply
 from quernel.server import handlers
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
+from quernel.server.middleware import Handler
 
 ASKED = (AuthenticationError,)
 """Errors of any route that needs a key, where the server has keys."""

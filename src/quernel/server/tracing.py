@@ -59,7 +59,7 @@ class Traces:
         timing = exchange.timing
         # The stages end with the request, but for what the encoding of the reply took.
         stages = (("tokenization", timing.tokenization), ("queue", timing.queue), ("inference", timing.inference))
-        if exchange.timings:
+        if exchange.num_texts:
             moment = start
             for name, seconds in stages:
                 stage = self._tracer.start_span(name, context=inside, start_time=moment)
