@@ -9,6 +9,7 @@
 Names are loaded on first use, so that importing the package is quick and needs no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,12 @@ _HOMES = {
     ),
     "quernel.types",
 )
+
+
+for _variable in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    # What torch keeps of products of shapes that it has seen, 1,024 of each by default. Packed batches hardly ever have
+    # the same number of rows twice, so it would keep gigabytes and find nothing. It is read when torch is loaded.
+    os.environ.setdefault(_variable, "128")
 
 
 def __getattr__(name: str) -> Any:
