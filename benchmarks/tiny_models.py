@@ -1,26 +1,18 @@
-"""What Quernel itself costs, where the model costs next to nothing: the built-in pair, one query, and over HTTP.
+"""What Quernel itself costs, where the model costs next to nothing: one short request to each of the built-in pair.
 
-    python benchmarks/tiny_models.py [--repetitions 5]
+    python benchmarks/tiny_models.py
 
-First the time of one short request through Python, against a floor: the matrix products of the same model for as many
-tokens, back to back, with nothing around them. Then texts a second through `quernel serve`, by a client in a process of
-its own that does nothing but send and read, against the same requests through `Embedder.embed_sync` from as many
-threads. Client and server share the machine's cores, which the engine alone has for itself. Medians.
+The time of one short request through Python, against a floor: the matrix products of the same model for as many tokens,
+back to back, with nothing around them. Medians. What HTTP costs besides: `http_speed.py`.
 """
 
-import argparse
-import json
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import torch
 
 from quernel import Embedder, Reranker
-from quernel.benchmarking import WORKLOADS, make_texts
 from quernel.engine.worker import run_aside
 from quernel.model.config import Qwen3Config
 from quernel.model.linear import choose_linear
@@ -28,28 +20,6 @@ from quernel.types import EmbeddingRequest, InputType, RerankRequest
 
 QUERY = "how do wings make lift"
 DOCUMENT = "The lift of a wing comes from a difference of pressure."
-CASES = (("passages", 32, 4), ("passages", 1, 16), ("queries", 32, 4), ("queries", 1, 16))
-"""Kind of texts, texts in a request, connections."""
-
-SENDER = """
-import json, sys, threading, time
-from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
-port, connections, repetitions, batches = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), json.load(sys.stdin)
-bodies = [json.dumps({"model": "default", "input": texts, "encoding_format": "base64"}) for texts in batches]
-mine = threading.local()
-def send(body):
-    if not hasattr(mine, "connection"):
-        mine.connection = HTTPConnection("127.0.0.1", port)
-    mine.connection.request("POST", "/v1/embeddings", body, {"content-type": "application/json"})
-    reply = mine.connection.getresponse()
-    assert len(reply.read()) and reply.status == 200
-with ThreadPoolExecutor(connections) as pool:
-    for _ in range(repetitions + 1):
-        start = time.perf_counter()
-        list(pool.map(send, bodies))
-        print(time.perf_counter() - start, flush=True)
-"""
 
 
 def median_seconds(work: Callable[[], object], repetitions: int, warm_ups: int = 1) -> float:
@@ -111,63 +81,5 @@ def measure_latency() -> None:
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def engine_seconds(batches: Sequence[Sequence[str]], threads: int, repetitions: int) -> float:
-    """All requests through Python."""
-    with Embedder() as model, ThreadPoolExecutor(threads) as pool:
-
-        def all_of_them() -> None:
-            list(pool.map(lambda texts: model.embed_sync(EmbeddingRequest(inputs=texts)), batches))
-
-        return median_seconds(all_of_them, repetitions)
-
-
-def http_seconds(batches: Sequence[Sequence[str]], connections: int, repetitions: int) -> float:
-    """All requests through a server."""
-    command = [
-        sys.executable,
-        "-m",
-        "quernel.cli.main",
-        "serve",
-        "-p",
-        "0",
-        "-m",
-        "quernel/tiny-embedding",
-        "--json",
-        "-q",
-        "--no-access-log",
-    ]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        port = json.loads(server.stdout.readline())["url"].rpartition(":")[2]
-        sender = [sys.executable, "-c", SENDER, port, str(connections), str(repetitions)]
-        done = subprocess.run(sender, input=json.dumps(batches), stdout=subprocess.PIPE, text=True, check=True)
-    finally:
-        server.terminate()
-        server.wait()
-    return statistics.median(map(float, done.stdout.split()[1:]))
-
-
-def measure_throughput(repetitions: int) -> None:
-    """The embedding model over HTTP, against the engine alone."""
-    print("\n| texts | a request | connections | engine, texts/s | HTTP, texts/s | share |")
-    print("|---|---:|---:|---:|---:|---:|")
-    for name, size, connections in CASES:
-        texts = make_texts(WORKLOADS[name]) * 4
-        batches = [texts[start : start + size] for start in range(0, len(texts), size)]
-        engine = len(texts) / engine_seconds(batches, connections, repetitions)
-        http = len(texts) / http_seconds(batches, connections, repetitions)
-        print(f"| {name} | {size} | {connections} | {engine:,.0f} | {http:,.0f} | {http / engine:.0%} |", flush=True)
-
-
-def main() -> None:
-    """Both tables."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repetitions", type=int, default=5)
-    arguments = parser.parse_args()
-    measure_latency()
-    measure_throughput(arguments.repetitions)
-
-
 if __name__ == "__main__":
-    main()
+    measure_latency()
