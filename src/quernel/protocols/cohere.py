@@ -21,6 +21,7 @@ from quernel.protocols.body import decode_reply_body, decode_request_body, encod
 from quernel.protocols.fields import (
     MAX_INPUTS,
     CutInputs,
+    DimensionsField,
     Ignored,
     ModelName,
     TokensPerInput,
@@ -109,9 +110,7 @@ class CohereEmbedBody(Struct, kw_only=True, forbid_unknown_fields=True):
     embedding_types: Annotated[
         list[EmbeddingType] | None, Meta(description="The kinds of numbers to give, one or more; by default `float`.")
     ] = None
-    output_dimension: Annotated[
-        int | None, Meta(description="Length of the vectors, from 32 to the model's own, which is the default.")
-    ] = None
+    output_dimension: DimensionsField = None
     truncate: Annotated[
         CohereTruncate | None,
         Meta(

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from msgspec import Meta, Struct
 
 from quernel.errors import EmptyInputError, InvalidRequestError, TokenIdRangeError
+from quernel.protocols.vectors import VectorEncoding
 from quernel.types import EmbeddingInput, Truncate
 
 T = TypeVar("T")
@@ -25,6 +26,13 @@ ModelName = Annotated[
         "first model of the right kind.",
         examples=["default"],
     ),
+]
+DimensionsField = Annotated[
+    int | None, Meta(description="Length of the vectors, from 32 to the model's own, which is the default.")
+]
+EncodingFormat = Annotated[
+    VectorEncoding | None,
+    Meta(description="JSON numbers (`float`, the default) or base64 of the little-endian bytes (`base64`)."),
 ]
 TruncateField = Annotated[
     Truncate | bool | None,

@@ -25,6 +25,8 @@ from quernel.protocols.body import decode_reply_body, decode_request_body, encod
 from quernel.protocols.fields import (
     MAX_INPUTS,
     CutInputs,
+    DimensionsField,
+    EncodingFormat,
     PromptName,
     RequestBody,
     TokensPerInput,
@@ -85,13 +87,8 @@ class EmbeddingBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknow
             examples=[["Paris is the capital of France.", "Bananas are yellow."]],
         ),
     ]
-    dimensions: Annotated[
-        int | None, Meta(description="Length of the vectors, from 32 to the model's own, which is the default.")
-    ] = None
-    encoding_format: Annotated[
-        VectorEncoding | None,
-        Meta(description="JSON numbers (`float`, the default) or base64 of the little-endian bytes (`base64`)."),
-    ] = None
+    dimensions: DimensionsField = None
+    encoding_format: EncodingFormat = None
     output_dtype: Annotated[
         OutputDtype | None,
         Meta(description="float32 (`float`, the default), 8 bits a number, or 1 bit a number, 8 of them to a byte."),

@@ -18,7 +18,7 @@ from msgspec import Meta, Struct
 from quernel.errors import InvalidRequestError
 from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
 from quernel.protocols.error_body import MAX_MESSAGE, ErrorDialect
-from quernel.protocols.fields import PromptName, WireInputs, check_count, decode_inputs
+from quernel.protocols.fields import DimensionsField, PromptName, WireInputs, check_count, decode_inputs
 from quernel.protocols.rerank import RerankCall, ranked_document
 from quernel.protocols.vectors import VectorEncoding, decode_vectors, encode_vectors
 from quernel.types import (
@@ -77,9 +77,7 @@ class TeiEmbedBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fiel
     truncation_direction: Direction = "Right"
     prompt_name: PromptName = None
     normalize: Annotated[bool, Meta(description="Whether vectors have length 1.")] = True
-    dimensions: Annotated[
-        int | None, Meta(description="Length of the vectors, from 32 to the model's own, which is the default.")
-    ] = None
+    dimensions: DimensionsField = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,8 @@ from msgspec import Meta, Struct
 from quernel.errors import EmptyInputError, InternalError, InvalidRequestError
 from quernel.protocols.body import decode_reply_body, decode_request_body, encode_body
 from quernel.protocols.fields import (
+    DimensionsField,
+    EncodingFormat,
     Ignored,
     ModelName,
     TruncatePromptTokens,
@@ -231,13 +233,8 @@ class PoolingBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_field
         ),
     ]
     task: Annotated[Literal["embed"] | None, Meta(description="Only `embed` is offered, which is the default.")] = None
-    dimensions: Annotated[
-        int | None, Meta(description="Length of the vectors, from 32 to the model's own, which is the default.")
-    ] = None
-    encoding_format: Annotated[
-        VectorEncoding | None,
-        Meta(description="JSON numbers (`float`, the default) or base64 of the little-endian bytes (`base64`)."),
-    ] = None
+    dimensions: DimensionsField = None
+    encoding_format: EncodingFormat = None
     use_activation: Annotated[
         bool | None, Meta(description="Whether vectors have length 1; by default as the model's files say.")
     ] = None

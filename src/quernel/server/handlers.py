@@ -7,6 +7,7 @@ into replies.
 import asyncio
 import time
 from functools import partial
+from typing import Literal
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -51,19 +52,12 @@ async def rerank_documents(request: Request, body: bytes) -> Response:
     return answer(request, superset.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
 
 
-async def cohere_embed(request: Request, body: bytes) -> Response:
-    """Vectors for texts, as Cohere v2 has it."""
-    call = cohere.decode_embed_request(body)
-    result = await embed(request, call)
-    return answer(request, cohere.encode_embed_response(result, call, request_id=exchange_of(request).request_id))
-
-
-async def cohere_embed_v1(request: Request, body: bytes) -> Response:
-    """Vectors for texts, as Cohere v1 has it."""
+async def cohere_embed(request: Request, body: bytes, *, version: Literal["1", "2"] = "2") -> Response:
+    """Vectors for texts, as Cohere has it in either version."""
     call = cohere.decode_embed_request(body)
     result = await embed(request, call)
     request_id = exchange_of(request).request_id
-    return answer(request, cohere.encode_embed_response(result, call, request_id=request_id, version="1"))
+    return answer(request, cohere.encode_embed_response(result, call, request_id=request_id, version=version))
 
 
 async def cohere_rerank(request: Request, body: bytes) -> Response:

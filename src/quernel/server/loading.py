@@ -37,7 +37,6 @@ class ModelLoader:
         self._table = table
         self._load = load
         self._turn = asyncio.Lock()
-        self._owned: set[int] = set()
 
     async def load_all(self, places: Sequence[ServedModel]) -> None:
         """Load all of them, one after the other; failures stay in their places."""
@@ -94,7 +93,7 @@ class ModelLoader:
     async def close(self) -> None:
         """Give back the models that were loaded here."""
         for place in self._table:
-            if place.model is not None and id(place.model) in self._owned:
+            if place.model is not None and place.is_owned:
                 await _close(place.model)
 
     async def _load_into(self, place: ServedModel) -> None:
@@ -117,7 +116,7 @@ class ModelLoader:
                 raise
             place.error = _as_ours(error)
             raise place.error from error
-        self._owned.add(id(model))
+        place.is_owned = True
         place.status = ModelStatus.LOADED
 
 

@@ -213,18 +213,16 @@ def _too_large(most: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"The body is larger than {most} bytes.", hint="Send the texts in several requests.")
 
 
-def answer_error(request: Request, error: Exception) -> Response:
+def answer_error(request: Request, error: QuernelError) -> Response:
     """The reply to an error of ours."""
-    assert isinstance(error, QuernelError)
     exchange = exchange_of(request)
     exchange.code = error.code
-    message = str(error)
     headers = {}
     if isinstance(error, UnavailableError):
         headers["retry-after"] = str(math.ceil(min(error.retry_after or RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS)))
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = "Bearer"
-    return error_response(exchange.errors, message, error.status, error.code, param=error.param, headers=headers)
+    return error_response(exchange.errors, str(error), error.status, error.code, param=error.param, headers=headers)
 
 
 def error_response(

@@ -105,6 +105,7 @@ class ServedModel:
         status: Whether it takes requests.
         error: Why it could not be loaded.
         num_running: Requests that it is computing.
+        is_owned: Whether the server has loaded it, and so closes it.
     """
 
     def __init__(self, spec: ModelSpec, model: EmbeddingModel | RerankModel | None = None) -> None:
@@ -114,6 +115,7 @@ class ServedModel:
         self.status = ModelStatus.LOADING if model is None else ModelStatus.LOADED
         self.error: QuernelError | None = None
         self.num_running = 0
+        self.is_owned = False
 
     @property
     def name(self) -> str:

@@ -1,6 +1,7 @@
 """The routes, as a table: what goes in, what comes out, what can go wrong. OpenAPI and `/docs` are made from it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -201,7 +202,7 @@ ENDPOINTS = (
     Endpoint(
         method="POST",
         path="/v1/embed",
-        handler=handlers.cohere_embed_v1,
+        handler=partial(handlers.cohere_embed, version="1"),
         summary="Vectors for texts, as Cohere (v1) has it, which LangChain asks for.",
         body=(CohereEmbedBody,),
         reply=(CohereFloatsReply, CohereEmbedReply),
