@@ -1,0 +1,207 @@
+"""Models as `mteb` takes them, with the instructions that the family was evaluated with.
+
+    import mteb
+    from quernel.integrations.mteb import QuernelEncoder
+
+    mteb.evaluate(QuernelEncoder("Qwen/Qwen3-Embedding-0.6B"), mteb.get_benchmark("MTEB(eng, v2)"))
+
+Source: `EncoderProtocol` and `CrossEncoderProtocol` of mteb 2.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.types import PromptType
+
+from quernel.instructions import find_instruction
+from quernel.integrations.backend import embedding_backend, rerank_backend
+from quernel.types import Truncate, Vectors
+
+DOCUMENTS_AT_ONCE = 1_000
+RETRIEVAL = "Retrieval relevant passage for the given query."
+RERANKING = "Given the user query, retrieval the relevant passages"
+"""What queries were evaluated with where their task has no sentence of its own; spelled as it was."""
+
+PAIRED = frozenset({"Retrieval", "Reranking", "InstructionRetrieval", "InstructionReranking"})
+"""Kinds of tasks in which one side asks and the other, which gets no instruction, answers."""
+
+SYMMETRIC: Mapping[str, str] = {
+    "STS": "Retrieve semantically similar text",
+    "PairClassification": "Retrieve semantically similar text",
+    "BitextMining": "Retrieve parallel sentences.",
+}
+"""The sentence before both sides, for kinds of tasks whose sides are alike."""
+
+Batches = Iterable[Mapping[str, Any]]
+"""What mteb's data loaders give: lists of texts under `text`."""
+
+
+class QuernelEncoder:
+    """An embedding model for mteb.
+
+    Args:
+        model_name: Hub id, folder or built-in name; with `base_url` the model's name at the server.
+        revision: Branch, tag or commit on the hub.
+        device: Where to compute.
+        dimensions: Length of the vectors; the model's own where it is None.
+        base_url: A server to ask instead of a model in this process.
+        options: Others of `quernel.Embedder`, or of `quernel.Client`.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        dimensions: int | None = None,
+        base_url: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._name, self._dimensions = model_name, dimensions
+        if base_url is None:
+            options |= {"revision": revision, "device": device or "auto"}
+        self._model = embedding_backend(model_name, base_url, **options)
+        self._meta = _meta(model_name, revision)
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb files the results under."""
+        return self._meta
+
+    def encode(
+        self,
+        inputs: Batches,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> Vectors:
+        """Unit vectors `[N, dimensions]` of a task's texts, each side with the instruction of the task.
+
+        Args:
+            inputs: Batches of texts.
+            task_metadata: Which task.
+            hf_split: Not used.
+            hf_subset: Not used.
+            prompt_type: Which side.
+            kwargs: Not used: batches are the engine's business.
+        """
+        del hf_split, hf_subset, kwargs
+        instruction = instruction_of(task_metadata.name, task_metadata.type, prompt_type)
+        parts = []
+        for batch in inputs:
+            texts = list(batch["text"])
+            if instruction is None:
+                part = self._model.embed_documents(texts, dimensions=self._dimensions, truncate=Truncate.END)
+            else:
+                part = self._model.embed_queries(
+                    texts, instruction=instruction, dimensions=self._dimensions, truncate=Truncate.END
+                )
+            parts.append(part)
+        return np.concatenate(parts)
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Vectors:
+        """Cosines of all pairs, `[N, M]`."""
+        return _rows(embeddings1) @ _rows(embeddings2).T
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Vectors:
+        """Cosines of pairs, `[N]`."""
+        found: Vectors = (_rows(embeddings1) * _rows(embeddings2)).sum(axis=1)
+        return found
+
+
+class QuernelCrossEncoder:
+    """A reranker for mteb. Arguments as those of `QuernelEncoder`."""
+
+    def __init__(
+        self,
+        model_name: str,
+        revision: str | None = None,
+        *,
+        device: str | None = None,
+        base_url: str | None = None,
+        **options: Any,
+    ) -> None:
+        if base_url is None:
+            options |= {"revision": revision, "device": device or "auto"}
+        self._model = rerank_backend(model_name, base_url, **options)
+        self._meta = _meta(model_name, revision).model_copy(update={"model_type": ["cross-encoder"]})
+
+    @property
+    def mteb_model_meta(self) -> ModelMeta:
+        """What mteb files the results under."""
+        return self._meta
+
+    def predict(
+        self,
+        inputs1: Batches,
+        inputs2: Batches,
+        *,
+        task_metadata: Any,
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: Any,
+    ) -> Vectors:
+        """The relevance of each document to the query beside it, float32 `[N]`.
+
+        Args:
+            inputs1: Batches of queries; those that follow each other are computed together.
+            inputs2: Batches of documents.
+            task_metadata: Which task.
+            hf_split: Not used.
+            hf_subset: Not used.
+            prompt_type: Not used.
+            kwargs: Not used.
+        """
+        del hf_split, hf_subset, prompt_type, kwargs
+        instruction = instruction_of(task_metadata.name, task_metadata.type, PromptType.query, default=RERANKING)
+        queries = [text for batch in inputs1 for text in batch["text"]]
+        documents = [text for batch in inputs2 for text in batch["text"]]
+        scores = np.empty(len(queries), dtype=np.float32)
+        start = 0
+        while start < len(queries):
+            stop = start + 1
+            while stop < len(queries) and queries[stop] == queries[start] and stop - start < DOCUMENTS_AT_ONCE:
+                stop += 1
+            for hit in self._model.rank(
+                queries[start], documents[start:stop], instruction=instruction, truncate=Truncate.END
+            ):
+                scores[start + hit.index] = hit.relevance_score
+            start = stop
+        return scores
+
+
+def instruction_of(task: str, kind: str, side: PromptType | None, *, default: str = RETRIEVAL) -> str | None:
+    """What stands before the texts of one side of a task: the family's published prompt, else one for its kind.
+
+    Args:
+        task: The task's name in mteb.
+        kind: Its type in mteb.
+        side: Which side; None where both are alike.
+        default: For queries of tasks that have none.
+    """
+    is_document = side is PromptType.document
+    found = find_instruction(task)
+    if found is not None:
+        return found.document if is_document else found.query
+    if kind in PAIRED:
+        return None if is_document else default
+    return SYMMETRIC.get(kind)
+
+
+def _meta(name: str, revision: str | None) -> ModelMeta:
+    spelled = name if "/" in name else f"local/{name}"
+    return ModelMeta.create_empty(
+        {"name": spelled, "revision": revision, "similarity_fn_name": ScoringFunction.COSINE, "use_instructions": True}
+    )
+
+
+def _rows(embeddings: Any) -> Vectors:
+    rows: Vectors = np.atleast_2d(np.asarray(embeddings, dtype=np.float32))
+    return rows
