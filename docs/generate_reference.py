@@ -1,7 +1,9 @@
 """Writes the reference pages from the code: `python docs/generate_reference.py`, or with `--check` only compares."""
 
 import argparse
+import dataclasses
 import inspect
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,9 @@ from quernel.server.middleware import HTTP_CODES
 from quernel.server.openapi import build_openapi
 from quernel.server.routes import ENDPOINTS
 from quernel.settings import declared_settings
+from quernel.train.lora import LoraSettings
+from quernel.train.objectives import EmbeddingLoss, RerankLoss
+from quernel.train.recipe import DataSettings, StageSettings, StartSettings
 from quernel.types import Vectors
 
 FOLDER = Path(__file__).parent / "reference"
@@ -61,6 +66,35 @@ def settings_page() -> str:
             rows.append(f"| {' | '.join(cells)} | {setting.metadata['help']} |")
         blocks += [f"## [{section}]", first_line(part), "\n".join(rows)]
     return page(blocks)
+
+
+def recipe_page() -> str:
+    """Every key of a recipe of `quernel train`."""
+    blocks = [
+        "# Recipes",
+        "The keys of the TOML file that `quernel train` reads ([guide](../guides/train.md)). Beside the tables there "
+        "is `keep_out`: a folder of evaluation sets whose texts rows may not share.",
+    ]
+    for heading, table in RECIPE_TABLES.items():
+        about, _, listed = (inspect.getdoc(table) or "").partition("Attributes:")
+        meanings: dict[str, str] = {}
+        for line in listed.partition("Source:")[0].splitlines():
+            if match := DOCSTRING_ITEM.fullmatch(line):
+                name, meanings[match[1]] = match[1], match[2]
+            elif line.strip():
+                meanings[name] += f" {line.strip()}"
+        rows = ["| key | default | |", "| --- | --- | --- |"]
+        for field in dataclasses.fields(table):
+            required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+            default = "required" if required else "" if field.default in EMPTY else f"`{toml_of(field.default)}`"
+            rows.append(f"| `{field.name}` | {default} | {meanings[field.name]} |")
+        blocks += [f"## {heading}", about.partition("\n")[0], "\n".join(rows)]
+    return page(blocks)
+
+
+def toml_of(value: Any) -> str:
+    """A value as a TOML file has it."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
 
 
 def metrics_page() -> str:
@@ -278,10 +312,21 @@ def page(blocks: list[str]) -> str:
     return "\n\n".join([NOTICE, *blocks]) + "\n"
 
 
+RECIPE_TABLES: Mapping[str, Any] = {
+    "[model]": StartSettings,
+    "[[data]]": DataSettings,
+    "[loss] of an embedding model": EmbeddingLoss,
+    "[loss] of a reranker": RerankLoss,
+    "[lora]": LoraSettings,
+    "[[stages]]": StageSettings,
+}
+EMPTY = (None, "", (), dataclasses.MISSING)
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "settings.md": settings_page,
     "python.md": python_page,
+    "recipe.md": recipe_page,
     "metrics.md": metrics_page,
     "routes.md": routes_page,
     "errors.md": errors_page,

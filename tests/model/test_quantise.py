@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from quernel import Embedder, Reranker
 from quernel.errors import CheckpointError, SettingsError, UnsupportedModelError
-from quernel.model import quantise as module
 from quernel.model.config import INT8_CONFIG, Qwen3Config
 from quernel.model.linear import Int8Linear, int8_works
 from quernel.model.quantise import write_quantised
@@ -103,7 +102,7 @@ def test_a_matrix_that_would_lose_much_stays_as_it_is_and_is_computed_in_twice_8
 
 def test_large_checkpoints_are_written_in_several_files(tmp_path, monkeypatch):
     original = make_checkpoint(tmp_path / "model", layers=3)
-    monkeypatch.setattr(module, "SHARD_BYTES", 100_000)
+    monkeypatch.setattr("quernel.model.rewrite.SHARD_BYTES", 100_000)
     seen = []
     write_quantised(original, tmp_path / "int8", report=lambda done, total: seen.append((done, total)))
     files = sorted(file.name for file in (tmp_path / "int8").glob("*.safetensors"))

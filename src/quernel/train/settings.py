@@ -11,7 +11,7 @@ from quernel.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
+class Table:
     """A table of the file; its keys are the fields."""
 
     @classmethod
@@ -29,7 +29,7 @@ class _Table:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelSettings(_Table):
+class ModelSettings(Table):
     """Numbers of the embedding model's `config.json`; layers are counted elsewhere."""
 
     vocab_size: int
@@ -42,7 +42,7 @@ class ModelSettings(_Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CorpusSettings(_Table):
+class CorpusSettings(Table):
     """How much text is read."""
 
     max_characters: int
@@ -50,7 +50,7 @@ class CorpusSettings(_Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherSettings(_Table):
+class TeacherSettings(Table):
     """Which texts get a teacher's vector, and how its token vectors start the table."""
 
     smoothing: float
@@ -60,7 +60,7 @@ class TeacherSettings(_Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveSettings(_Table):
+class ObjectiveSettings(Table):
     """What the embedding objective weighs; see `trainer.EmbeddingWeights`."""
 
     dimensions: Mapping[str, float]
@@ -72,7 +72,7 @@ class ObjectiveSettings(_Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings(_Table):
+class RunSettings(Table):
     """One run of the embedding objective."""
 
     steps: int
@@ -89,7 +89,7 @@ class RunSettings(_Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowSettings(_Table):
+class NarrowSettings(Table):
     """The run that makes the reranker's bag."""
 
     steps: int
@@ -102,7 +102,7 @@ class NarrowSettings(_Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankerSettings(_Table):
+class RerankerSettings(Table):
     """The run that trains the reranker."""
 
     steps: int

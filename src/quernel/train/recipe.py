@@ -1,0 +1,187 @@
+"""A training run as a TOML file says it: the model, the data, the loss, the stages; see `docs/guides/train.md`."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from quernel.errors import SettingsError
+from quernel.train.lora import LoraSettings
+from quernel.train.objectives import EmbeddingLoss, RerankLoss
+from quernel.train.settings import Table
+
+T = TypeVar("T")
+
+DEFAULT_TOKENS_AT_ONCE = 8_192
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartSettings(Table):
+    """The model that a run begins with.
+
+    Attributes:
+        start: Hub id, folder or built-in name.
+        dtype: What products are computed in: float32, bfloat16 or float16; weights are trained in float32.
+        device: Where.
+        max_tokens: Texts are cut to so many.
+        checkpointing: Whether layers are computed twice, for less memory.
+        teacher: A model whose vectors are learned from: a name as in `start`, or `http://host:port#model`.
+    """
+
+    start: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: str = "auto"
+    max_tokens: int = 512
+    checkpointing: bool = False
+    teacher: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(Table):
+    """A file of rows.
+
+    Attributes:
+        path: JSONL, also gzipped, or Parquet; relative to the recipe.
+        name: For reports; the file's by default.
+        weight: Its share of the batches, next to the others'.
+        instruction: Of rows that have none.
+    """
+
+    path: str
+    name: str = ""
+    weight: float = 1.0
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageSettings(Table):
+    """A stretch of training with one schedule.
+
+    Attributes:
+        steps: Optimiser steps.
+        rate: Peak learning rate.
+        batch: Rows in a step.
+        warmup: Share of the steps over which the rate rises.
+        floor: Share of the peak that is left at the end of the cosine.
+        weight_decay: Of AdamW.
+        clip: Longest gradient.
+        tokens_at_once: Whose activations are held; a larger batch goes in parts and gives the same gradients.
+        save_every: Steps between checkpoints.
+        data: Names of the sources; all where empty.
+        loss: Settings of the loss that are other than the run's.
+        merge: How many of the stage's last checkpoints are merged into its end; 1 for the end itself.
+        seed: Fixes batches and what is drawn in them.
+    """
+
+    steps: int
+    rate: float
+    batch: int = 64
+    warmup: float = 0.05
+    floor: float = 0.0
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    tokens_at_once: int = DEFAULT_TOKENS_AT_ONCE
+    save_every: int = 500
+    data: tuple[str, ...] = ()
+    loss: Mapping[str, Any] = None  # type: ignore[assignment]
+    merge: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "tokens_at_once", "save_every", "merge"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"stages.{name} is {getattr(self, name)}.", param=name, hint="Set 1 or more.")
+        if not self.rate > 0:
+            raise SettingsError(f"stages.rate is {self.rate}.", param="rate", hint="Set more than 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole run.
+
+    Attributes:
+        folder: What paths are relative to.
+        model: The model to begin with.
+        data: The rows.
+        stages: What is done, one after the other.
+        loss: Settings of the loss, for all stages.
+        lora: The adapter that is trained; None to train the model itself.
+        keep_out: Folder of evaluation sets whose texts rows may not share; None to trust the data.
+        raw: The file as it was read, which is part of what a run is.
+    """
+
+    folder: Path
+    model: StartSettings
+    data: tuple[DataSettings, ...]
+    stages: tuple[StageSettings, ...]
+    loss: Mapping[str, Any]
+    lora: LoraSettings | None
+    keep_out: Path | None
+    raw: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: Path) -> "Recipe":
+        """The run that a file describes.
+
+        Raises:
+            SettingsError: It cannot be read, or a key is missing, unknown or wrong.
+        """
+        try:
+            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{path} cannot be read: {error}.", param="recipe") from error
+        return cls.from_dict(raw, path.parent)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], folder: Path) -> "Recipe":
+        """The run that a parsed file describes. Errors as `load`."""
+        known = {"model", "data", "stages", "loss", "lora", "keep_out"}
+        if unknown := sorted(set(raw) - known):
+            raise SettingsError(f"The recipe holds {unknown[0]}.", param=unknown[0], hint=f"Of {', '.join(known)}.")
+        for name in ("model", "data", "stages"):
+            if not raw.get(name):
+                raise SettingsError(f"The recipe lacks [{name}].", param=name)
+        lora = raw.get("lora")
+        recipe = cls(
+            folder=folder,
+            model=StartSettings.read(raw["model"], "model"),
+            data=tuple(DataSettings.read(one, "data") for one in raw["data"]),
+            stages=tuple(StageSettings.read(one, "stages") for one in raw["stages"]),
+            loss=raw.get("loss", {}),
+            lora=None if lora is None else build(LoraSettings, lora, "lora"),
+            keep_out=None if raw.get("keep_out") is None else folder / raw["keep_out"],
+            raw=raw,
+        )
+        names = recipe.source_names
+        for stage in recipe.stages:
+            if unknown := [name for name in stage.data if name not in names]:
+                raise SettingsError(f"stages.data names {unknown[0]!r}.", param="data", hint=f"Of {', '.join(names)}.")
+        if len(set(names)) < len(names):
+            raise SettingsError("Two sources have one name.", param="data", hint="Give each a name.")
+        return recipe
+
+    @property
+    def source_names(self) -> list[str]:
+        """The sources' names, in order."""
+        return [source.name or Path(source.path).name.partition(".")[0] for source in self.data]
+
+    def embedding_loss(self, stage: StageSettings) -> EmbeddingLoss:
+        """The loss of a stage of an embedding model. Raises `SettingsError` for unknown keys."""
+        return build(EmbeddingLoss, {**self.loss, **(stage.loss or {})}, "loss")
+
+    def rerank_loss(self, stage: StageSettings) -> RerankLoss:
+        """The loss of a stage of a reranker. Raises `SettingsError` for unknown keys."""
+        return build(RerankLoss, {**self.loss, **(stage.loss or {})}, "loss")
+
+
+def build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
+    """A dataclass from a table with its fields' names.
+
+    Raises:
+        SettingsError: An unknown key.
+    """
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    if unknown := sorted(set(raw) - set(names)):
+        raise SettingsError(f"[{where}] holds {unknown[0]}.", param=unknown[0], hint=f"Of {', '.join(names)}.")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})

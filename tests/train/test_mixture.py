@@ -1,0 +1,35 @@
+import pytest
+
+from quernel.train.mixture import Mixture, Source
+
+
+def mixture(**options):
+    sources = [Source("a", list(range(10)), 3.0), Source("b", list(range(100, 107)), 1.0)]
+    return Mixture(sources, **({"steps": 400, "batch_size": 3, "seed": 5} | options))
+
+
+def test_a_step_is_decided_by_seed_and_number():
+    one, other = mixture(), mixture()
+    assert one[317] == other[317]
+    assert [one[step] for step in range(20)] == [other[step] for step in range(20)]
+    assert any(one[step] != mixture(seed=6)[step] for step in range(20))
+
+
+def test_shares_are_those_of_the_weights():
+    assert mixture().shares == pytest.approx({"a": 0.75, "b": 0.25}, abs=0.07)
+
+
+def test_a_source_is_gone_through_before_it_begins_anew():
+    batches = [batch for batch in map(mixture().__getitem__, range(60)) if batch.source == "a"]
+    for start in range(0, 12, 3):  # ten rows hold three batches of three
+        seen = [row for batch in batches[start : start + 3] for row in batch.rows]
+        assert len(set(seen)) == 9
+    assert [batch.rows for batch in batches[:3]] != [batch.rows for batch in batches[3:6]]
+
+
+def test_a_small_source_gives_small_batches():
+    assert {len(mixture(batch_size=50)[step].rows) for step in range(30)} == {10, 7}
+
+
+def test_every_step_has_its_own_seed():
+    assert len({mixture()[step].seed for step in range(100)}) == 100
