@@ -39,10 +39,12 @@ class Embedder(LocalModel):
     kind = ModelKind.EMBEDDING
     builtin = "quernel/tiny-embedding"
 
-    def _prepare(self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
+    def _prepare(
+        self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer, max_tokens: int
+    ) -> None:
         self._prompts = EmbeddingPrompts(
             tokenizer,
-            max_tokens=self.info.max_tokens,
+            max_tokens=max_tokens,
             prompts=side_files.prompts,
             default_prompt_name=side_files.default_prompt_name,
         )

@@ -5,38 +5,25 @@ import time
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 
-import torch
-
 from quernel.engine.arrival import arrival
-from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_memory, resident_memory
 from quernel.engine.config import EngineConfig
 from quernel.engine.engine import Engine, EngineStatistics, wait
-from quernel.engine.runner import ModelRunner
+from quernel.engine.process import EngineProcess, RemoteEngine
 from quernel.engine.scheduler import HiddenStates
-from quernel.engine.worker import Worker, run_aside
+from quernel.engine.start import EngineSpec, start_engine
 from quernel.errors import SettingsError, TokenizerError, UnsupportedModelError
 from quernel.model.config import Qwen3Config
-from quernel.model.cuda import enable_fast_path
-from quernel.model.dtypes import resolve_device, resolve_dtype, working_dtype
 from quernel.model.files import locate
 from quernel.model.gguf import load_raw_config, read_metadata
-from quernel.model.linear import choose_linear
-from quernel.model.qwen3 import Qwen3
 from quernel.model.side_files import SideFiles, load_side_files
-from quernel.model.weights import load_model, stored_dtype
 from quernel.prompts.gguf_tokenizer import build_tokenizer
 from quernel.prompts.prompt import Prompt
 from quernel.prompts.tokenizer import Tokenizer
 from quernel.types import ModelInfo, ModelKind, Timing, Token, Vectors
-
-CPU_CHUNK_ROWS = 512
-"""Rows that go through a layer together on a CPU: what they need still fits its last cache, and more are no faster."""
-
 
 MAX_CHARACTERS_ON_LOOP = 2_000
 """Characters of a request that are tokenized on the event loop itself, in about a quarter of a millisecond. The way to
@@ -57,6 +44,7 @@ class LocalModel(ABC):
         cache_dir: Where the hub's files are kept; by default where `huggingface_hub` keeps them.
         token: Access token of the hub.
         offline: Use only what is in the cache.
+        process: A process that computes, with the other models that were given it; by default a thread of this one.
 
     Attributes:
         config: The model's shape.
@@ -82,6 +70,7 @@ class LocalModel(ABC):
         cache_dir: str | Path | None = None,
         token: str | None = None,
         offline: bool = False,
+        process: EngineProcess | None = None,
     ) -> None:
         model = self.builtin if model is None else model
         files = locate(
@@ -104,53 +93,30 @@ class LocalModel(ABC):
                 f"{config.vocab_size} rows.",
                 hint="The tokenizer belongs to another model.",
             )
-        chosen_device = resolve_device(device)
-        chosen_dtype = run_aside(partial(resolve_dtype, dtype, chosen_device, stored_dtype(source)))
+        limit = _limit(max_tokens, config, side_files)
+        self._tokenizer = tokenizer
+        self._prepare(source, config, side_files, tokenizer, limit)
+        spec = EngineSpec(source=source, config=config, device=device, dtype=dtype, settings=engine or EngineConfig())
+        self._engine: Engine | RemoteEngine
+        self._engine, start = start_engine(spec) if process is None else process.start(spec)
+        self._finalizer = weakref.finalize(self, self._engine.close)
+        self.budget = start.budget
         self._info = ModelInfo(
             name=files.name,
             kind=self.kind,
             dimensions=config.hidden_size,
-            max_tokens=_limit(max_tokens, config, side_files),
-            dtype=str(chosen_dtype).removeprefix("torch."),
-            device=str(chosen_device),
+            max_tokens=limit,
+            dtype=start.dtype,
+            device=start.device,
             num_parameters=config.num_parameters,
             revision=files.revision,
             prompts=tuple(side_files.prompts),
         )
-        self._tokenizer = tokenizer
-        self._prepare(source, config, side_files, tokenizer)
-
-        def load(dtype: torch.dtype) -> Qwen3:
-            linear = choose_linear(dtype, chosen_device)
-            return load_model(source, config, dtype=dtype, device=chosen_device, linear=linear)
-
-        has_float32_range = chosen_dtype in (torch.float32, torch.int8)
-        engine = engine or EngineConfig()
-        chunk_rows = CPU_CHUNK_ROWS if chosen_device.type == "cpu" else None
-        process_bytes = resident_memory()
-        model_on_device = run_aside(partial(load, chosen_dtype))
-        runner = ModelRunner(
-            model_on_device,
-            graphs=enable_fast_path(model_on_device),
-            load_wide=None if has_float32_range else partial(load, torch.float32),
-            prefix_cache_bytes=engine.prefix_cache_mib << 20,
-            chunk_rows=chunk_rows,
-        )
-        self.budget = _plan(
-            runner,
-            config,
-            engine,
-            dtype=chosen_dtype,
-            device=chosen_device,
-            chunk_rows=chunk_rows,
-            process_bytes=process_bytes,
-        )
-        engine = replace(engine, max_batch_tokens=self.budget.max_batch_tokens)
-        self._engine = Engine(runner, engine, _worker_of(chosen_device))
-        self._finalizer = weakref.finalize(self, self._engine.close)
 
     @abstractmethod
-    def _prepare(self, source: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
+    def _prepare(
+        self, source: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer, max_tokens: int
+    ) -> None:
         """Set up what this kind of model needs besides the engine: prompts and readout."""
 
     async def _compute(self, render: Callable[[], list[Prompt]], num_characters: int) -> "Computed":
@@ -206,6 +172,11 @@ class LocalModel(ABC):
         return self._info
 
     @property
+    def is_running(self) -> bool:
+        """Whether its engine takes requests."""
+        return self._engine.is_running
+
+    @property
     def statistics(self) -> EngineStatistics:
         """What the engine has done so far; from any thread."""
         return self._engine.statistics
@@ -240,41 +211,6 @@ class Computed:
         """What became of a promise that was kept."""
         timing = Timing(tokenization=tokenization, queue=promise.queue_seconds, inference=promise.inference_seconds)
         return cls(prompts, hidden, timing)
-
-
-@cache
-def _worker_of(device: torch.device) -> Worker[Engine]:
-    """The thread that computes there, for all models."""
-    return Worker()
-
-
-def _plan(
-    runner: ModelRunner,
-    config: Qwen3Config,
-    engine: EngineConfig,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    chunk_rows: int | None,
-    process_bytes: int,
-) -> Budget:
-    """How much to compute at once: what is set, else what the measured speed and the free memory allow."""
-    workspace = Workspace.of(config, working_dtype(dtype).itemsize)
-    tokens, speed = engine.max_batch_tokens, 0.0
-    if tokens is None:
-        rows = min(CPU_CHUNK_ROWS, config.max_position_embeddings)
-        speed = _worker_of(device).call(partial(runner.measure_speed, rows))
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-        tokens = choose_batch_tokens(workspace, chunk_rows, speed, free)
-    table = config.vocab_size * config.hidden_size * working_dtype(dtype).itemsize
-    return Budget(
-        max_batch_tokens=tokens,
-        tokens_per_second=speed,
-        process_bytes=process_bytes,
-        weights_bytes=config.num_layer_parameters * dtype.itemsize + table,
-        workspace_bytes=workspace.bytes(tokens, chunk_rows),
-        prefix_cache_bytes=engine.prefix_cache_mib << 20,
-    )
 
 
 def _limit(max_tokens: int | None, config: Qwen3Config, side_files: SideFiles) -> int:

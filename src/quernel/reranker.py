@@ -42,10 +42,10 @@ class Reranker(LocalModel):
     kind = ModelKind.RERANKER
     builtin = "quernel/tiny-reranker"
 
-    def _prepare(self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer) -> None:
-        self._prompts = RerankPrompts(
-            tokenizer, max_tokens=self.info.max_tokens, default_instruction=side_files.instruction
-        )
+    def _prepare(
+        self, folder: Path, config: Qwen3Config, side_files: SideFiles, tokenizer: Tokenizer, max_tokens: int
+    ) -> None:
+        self._prompts = RerankPrompts(tokenizer, max_tokens=max_tokens, default_instruction=side_files.instruction)
         yes_id, no_id = side_files.answer_ids or self._prompts.answer_ids()
         self._score_row = load_score_row(folder, config, yes_id, no_id).numpy()
 

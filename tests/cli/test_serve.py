@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from contextlib import nullcontext
 
 import pytest
 
@@ -24,7 +25,7 @@ def opened(monkeypatch):
     """What was opened and closed, in order. The application lives until its models are through; nothing is served."""
     events = []
 
-    def open_model(choice, engine):
+    def open_model(choice, engine, process=None):
         events.append(choice)
         is_reranker = "rerank" in choice.model
         if choice.model.startswith("broken"):
@@ -46,6 +47,7 @@ def opened(monkeypatch):
         asyncio.run(live())
 
     monkeypatch.setattr("quernel.cli.serve.open_model", open_model)
+    monkeypatch.setattr("quernel.engine.process.EngineProcess", nullcontext)
     monkeypatch.setattr("quernel.server.serve.run", run)
     return events
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import signal
 import socket
 import threading
 import time
@@ -204,10 +205,10 @@ def test_a_server_that_was_killed_comes_back_on_its_port(tmp_path, expected):
 
 
 def test_1_000_requests_over_the_limit_of_the_queue_are_told_to_come_again(tmp_path):
-    with serving(tmp_path / "log", "--max-queue-tokens", "2000", "--no-access-log") as server:
+    with serving(tmp_path / "log", "--max-queue-tokens", "8000", "--no-access-log") as server:
         before = server.resident_bytes
 
-        body = json.dumps({"input": TEXT * 10}).encode()
+        body = json.dumps({"input": TEXT * 100}).encode()
         head = f"POST {EMBED} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}\r\n\r\n"
         host, port = server.url.removeprefix("http://").split(":")
 
@@ -267,3 +268,64 @@ def test_jumps_of_the_clock_change_nothing(tmp_path):
         reply = embed(server.url, [f"{TEXT} {index}" for index in range(200)])
         assert reply.status_code == 200
         assert server.stop() == 0
+
+
+def engine_of(server):
+    """The process that computes for a server."""
+    children = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
+    with open(children, encoding="ascii") as file:
+        (pid,) = map(int, file.read().split())
+    return pid
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_engine_that_is_killed_comes_back_while_the_server_answers(tmp_path, expected):
+    with serving(tmp_path / "log") as server:
+        replies = []
+
+        def ask(number):
+            texts = [f"{number}, {place}: {TEXT * 100}" for place in range(64)]
+            replies.append(httpx.post(server.url + EMBED, json={"input": texts}, timeout=60))
+
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: metric(server.url, "quernel_waiting_tokens") > 0)
+        os.kill(engine_of(server), signal.SIGKILL)
+        for thread in threads:
+            thread.join()
+        assert {reply.status_code for reply in replies} <= {200, 503}
+        refused = [reply for reply in replies if reply.status_code == 503]
+        assert refused
+        assert all(int(reply.headers["retry-after"]) >= 1 for reply in refused)
+        assert httpx.get(server.url + "/health", timeout=10).status_code == 200
+        eventually(lambda: httpx.get(server.url + "/ready", timeout=10).status_code == 200, 60)
+        np.testing.assert_allclose(decode_embedding_response(embed(server.url).content).vectors[0], expected, atol=1e-2)
+        assert lines_of(server.log, "SIGKILL")
+
+
+def test_an_engine_ends_with_its_server(tmp_path):
+    with serving(tmp_path / "log") as server:
+        engine = engine_of(server)
+        assert is_alive(engine)
+        server.process.kill()
+        eventually(lambda: not is_alive(engine))
+    with serving(tmp_path / "log") as server:
+        engine = engine_of(server)
+        assert server.stop() == 0
+        assert not is_alive(engine)
+
+
+def test_a_server_may_compute_in_its_own_process(tmp_path, expected):
+    with serving(tmp_path / "log", "--no-engine-process") as server:
+        children = f"/proc/{server.process.pid}/task/{server.process.pid}/children"
+        with open(children, encoding="ascii") as file:
+            assert not file.read().split()
+        np.testing.assert_allclose(decode_embedding_response(embed(server.url).content).vectors[0], expected, atol=1e-2)

@@ -14,6 +14,7 @@ from quernel.settings import declared_settings, setting
 
 if TYPE_CHECKING:
     from quernel.embedder import Embedder
+    from quernel.engine.process import EngineProcess
     from quernel.reranker import Reranker
     from quernel.server.models import ModelSpec
 
@@ -81,7 +82,9 @@ class ModelChoice:
         return cls(spec.source, None if spec.kind is None else spec.kind.value, replace(load, **changes))
 
 
-def open_embedder(model: str | None, load: LoadSettings, engine: EngineConfig) -> "Embedder":
+def open_embedder(
+    model: str | None, load: LoadSettings, engine: EngineConfig, process: "EngineProcess | None" = None
+) -> "Embedder":
     """The embedding model, loaded; the built-in one where `model` is `None`.
 
     Raises:
@@ -89,10 +92,12 @@ def open_embedder(model: str | None, load: LoadSettings, engine: EngineConfig) -
     """
     from quernel.embedder import Embedder
 
-    return Embedder(model, engine=engine, **asdict(load))
+    return Embedder(model, engine=engine, process=process, **asdict(load))
 
 
-def open_reranker(model: str | None, load: LoadSettings, engine: EngineConfig) -> "Reranker":
+def open_reranker(
+    model: str | None, load: LoadSettings, engine: EngineConfig, process: "EngineProcess | None" = None
+) -> "Reranker":
     """The reranker, loaded; the built-in one where `model` is `None`.
 
     Raises:
@@ -100,11 +105,13 @@ def open_reranker(model: str | None, load: LoadSettings, engine: EngineConfig) -
     """
     from quernel.reranker import Reranker
 
-    return Reranker(model, engine=engine, **asdict(load))
+    return Reranker(model, engine=engine, process=process, **asdict(load))
 
 
-def open_model(choice: ModelChoice, engine: EngineConfig) -> "Embedder | Reranker":
-    """The model of a choice, as what it is.
+def open_model(
+    choice: ModelChoice, engine: EngineConfig, process: "EngineProcess | None" = None
+) -> "Embedder | Reranker":
+    """The model of a choice, as what it is; computed in that process, or in this one.
 
     Raises:
         ModelLoadError: It cannot be found, read or used.
@@ -112,7 +119,7 @@ def open_model(choice: ModelChoice, engine: EngineConfig) -> "Embedder | Reranke
     """
     kind = choice.kind or find_kind(choice)
     open_kind: Callable[..., Embedder | Reranker] = open_reranker if kind == "reranker" else open_embedder
-    return open_kind(choice.model, choice.load, engine)
+    return open_kind(choice.model, choice.load, engine, process)
 
 
 def find_kind(choice: ModelChoice) -> str:

@@ -23,8 +23,13 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "models": "List the models that Quernel knows.",
         "verify": "Check a model on this machine against published results.",
         "bench": "Measure how fast a model is on this machine.",
+        "evaluate": "Measure how good models are on your data, and compare them.",
     },
     "Make models": {
+        "train": "Train a model on your data.",
+        "mine": "Find negatives for training data.",
+        "synthesize": "Have a language model write training data.",
+        "merge": "Merge checkpoints, or an adapter into its model.",
         "quantize": "Write a model with its weights in 8 bits.",
     },
 }

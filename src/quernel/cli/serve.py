@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,7 @@ def command(
     server, engine = settings.build("server", ServerConfig), settings.build("engine", EngineConfig)
     load = settings.build("load", LoadSettings)
 
+    from quernel.engine.process import EngineProcess
     from quernel.server.app import create_app
     from quernel.server.serve import Stop, bind, run, url_of
 
@@ -94,7 +96,9 @@ def command(
     stop = Stop()
     failures: list[QuernelError] = []
 
-    with bind(server) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(bind(server))
+        process = stack.enter_context(EngineProcess()) if server.engine_process else None
         url = url_of(listener, tls=server.tls_cert is not None)
 
         def on_loaded(places: "Sequence[ServedModel]") -> None:
@@ -110,7 +114,7 @@ def command(
         app = create_app(
             config=server,
             specs=specs,
-            load=lambda spec: open_model(ModelChoice.of(spec, load), engine),
+            load=lambda spec: open_model(ModelChoice.of(spec, load), engine, process),
             on_loaded=on_loaded,
         )
         run(app, server, listener=listener, stop=stop)

@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from quernel.engine.budget import resident_memory
 from quernel.engine.config import EngineConfig
 from quernel.engine.scheduler import HiddenStates, Item, Job, Running, Scheduler
 from quernel.engine.worker import Worker
@@ -16,6 +17,9 @@ from quernel.errors import EngineClosedError, InternalError, NonFiniteError, Ove
 from quernel.types import TokenPath, Vectors
 
 logger = logging.getLogger(__name__)
+
+OnBatch: TypeAlias = Callable[[], None]
+"""Told that the results of a batch were handed out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class EngineStatistics:
         num_waiting_tokens: Tokens in the queue now.
         max_batch_tokens: The most that a batch holds.
         busy_seconds: Time spent in batches.
+        resident_bytes: Memory of the process that the engine runs in.
         runner: What the runner counted.
     """
 
@@ -68,6 +73,7 @@ class EngineStatistics:
     num_waiting_tokens: int
     max_batch_tokens: int
     busy_seconds: float
+    resident_bytes: int
     runner: RunnerStatistics
 
 
@@ -82,12 +88,19 @@ class Engine:
         runner: Runs one batch.
         config: Sizes of batches and queue.
         worker: The thread that computes, shared with the other engines of the device; one of its own where it is None.
+        on_batch: Called on that thread after the results of a batch were handed out.
     """
 
     def __init__(
-        self, runner: Runner, config: EngineConfig | None = None, worker: "Worker[Engine] | None" = None
+        self,
+        runner: Runner,
+        config: EngineConfig | None = None,
+        worker: "Worker[Engine] | None" = None,
+        *,
+        on_batch: OnBatch | None = None,
     ) -> None:
         self._runner = runner
+        self._on_batch = on_batch
         self._scheduler = Scheduler(config or EngineConfig())
         self._worker: Worker[Engine] = worker or Worker()
         self._changed = self._worker.changed
@@ -104,6 +117,11 @@ class Engine:
         self.close()
 
     @property
+    def is_running(self) -> bool:
+        """Whether it takes requests."""
+        return not self._closed
+
+    @property
     def statistics(self) -> EngineStatistics:
         """Counts since the start."""
         with self._changed:
@@ -113,6 +131,7 @@ class Engine:
                 num_waiting_tokens=self._scheduler.num_waiting_tokens,
                 max_batch_tokens=self._scheduler.max_batch_tokens,
                 busy_seconds=self._busy_seconds,
+                resident_bytes=resident_memory(),
                 runner=self._runner.statistics,
             )
 
@@ -160,15 +179,20 @@ class Engine:
         with self._changed:
             batch = self._scheduler.next_batch(time.monotonic())
         if batch:
-            self._run(batch)
+            self._answer(batch)
 
     def interrupt(self, running: Running, now: float) -> bool:
         """Compute small requests that wait here, in the middle of a batch of this or another engine, if that may be."""
         with self._changed:
             batch = self._scheduler.next_interruption(running, now)
         if batch:
-            self._run(batch)
+            self._answer(batch)
         return bool(batch)
+
+    def _answer(self, batch: Sequence[Item]) -> None:
+        self._run(batch)
+        if self._on_batch is not None:
+            self._on_batch()
 
     def _run(self, batch: Sequence[Item]) -> None:
         """Compute a batch; where memory runs out, its halves. A failure reaches only the jobs that are in it."""

@@ -1,8 +1,9 @@
 """One batch through the model: token ids to float32 hidden states; what overflows is computed again in float32."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,17 @@ from quernel.model.qwen3 import Qwen3, finish
 from quernel.types import TokenPath, Vectors
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute without the other cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class ModelRunner:
     """Runs batches on one model.
 
@@ -26,6 +38,8 @@ class ModelRunner:
         graphs: Recorded forwards of a few short texts, where the device has such.
         prefix_cache_bytes: Memory for the keys and values of prefixes that come again; 0 keeps none.
         chunk_rows: Most rows that go through a layer at once, which is one step; all of a batch where it is None.
+        small_operations: Batches of fewer operations run on one CPU thread; 0 for none. Only where nothing else of the
+            process uses torch: a thread that begins meanwhile would have one for good.
     """
 
     def __init__(
@@ -36,8 +50,10 @@ class ModelRunner:
         graphs: GraphedForward | None = None,
         prefix_cache_bytes: int = 0,
         chunk_rows: int | None = None,
+        small_operations: int = 0,
     ) -> None:
         self._model = model
+        self._small_operations = small_operations
         self._load_wide = load_wide
         self._wide: Qwen3 | None = None
         self._graphs = graphs
@@ -119,6 +135,14 @@ class ModelRunner:
                 self.prefix_cache.put(prefix, entry, entry.nbytes)
         return hidden
 
+    def _place(self, model: Qwen3, layout: Layout) -> Callable[[], AbstractContextManager[object]]:
+        """Where a batch is computed: on its device; on a CPU a small one on a single thread."""
+        device = model.norm.weight.device
+        if device.type == "cuda":
+            return partial(torch.cuda.device, device)
+        operations = model.config.num_operations(layout.num_tokens, len(layout.reads))
+        return one_thread if operations < self._small_operations else nullcontext
+
     def _by_graph(self, paths: Sequence[TokenPath]) -> Vectors | None:
         """Results of a few short prompts by a recorded forward, which is faster than sharing their prefixes."""
         if self._graphs is None:
@@ -140,9 +164,10 @@ class ModelRunner:
         if device.type == "cuda":
             token_ids = token_ids.pin_memory().to(device, non_blocking=True)
         steps = model.steps(token_ids, forest.layout, cached=cached, keep=rows, chunk_rows=self._chunk_rows)
+        place = self._place(model, forest.layout)
         while True:
             # Around each step: mode and device are the thread's, and another batch may come between.
-            with torch.inference_mode(), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            with torch.inference_mode(), place():
                 try:
                     next(steps)
                 except StopIteration as end:

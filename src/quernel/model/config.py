@@ -95,6 +95,16 @@ class Qwen3Config:
         attention = self.hidden_size * self.head_dim * 2 * (self.num_attention_heads + self.num_key_value_heads)
         return self.num_hidden_layers * (attention + 3 * self.hidden_size * self.intermediate_size)
 
+    def num_operations(self, num_tokens: int, num_reads: int) -> int:
+        """Operations of the layers' products for so many tokens, of which so many are read.
+
+        Of the last layer keys and values are computed for all tokens, and everything else for those that are read.
+        """
+        layer = self.num_layer_parameters // self.num_hidden_layers
+        keys_and_values = 2 * self.hidden_size * self.num_key_value_heads * self.head_dim
+        below = layer * (self.num_hidden_layers - 1) * num_tokens
+        return 2 * (below + keys_and_values * num_tokens + (layer - keys_and_values) * num_reads)
+
     @property
     def num_parameters(self) -> int:
         """Stored parameters without a separate head: the embedding table, the layers and the final norm."""

@@ -78,6 +78,11 @@ class Linear(nn.Linear):
     def __init__(self, num_in: int, num_out: int) -> None:
         super().__init__(num_in, num_out, bias=False)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weight."""
+        return self.weight.nbytes
+
     def prepare(self, x: Tensor) -> Rows:
         """Rows as the other methods take them. Once for several maps of the same kind."""
         return x
@@ -106,10 +111,14 @@ class PackedLinear(nn.Module):
 
     Args:
         weight: `[O, I]`, float32 or bfloat16; not held.
+
+    Attributes:
+        num_bytes: Memory of the weight.
     """
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
+        self.num_bytes = weight.nbytes
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKING_ROWS)
 
     def prepare(self, x: Tensor) -> Rows:
@@ -152,10 +161,14 @@ class Int8Linear(nn.Module):
     Args:
         weight: `[O, I]`; not held.
         rest: What the weight leaves over, in 8 bits too, where it is multiplied as well: 16 bits in two products.
+
+    Attributes:
+        num_bytes: Memory of the weight, without the rest.
     """
 
     def __init__(self, weight: QuantisedWeight, rest: QuantisedWeight | None = None) -> None:
         super().__init__()
+        self.num_bytes = weight.values.nbytes
         self.rest = None if rest is None else Int8Linear(rest)
         self.packed = torch.ops.onednn.qlinear_prepack(
             weight.values.contiguous(), [PACKING_ROWS, weight.values.shape[1]]

@@ -50,10 +50,17 @@ class Qwen3(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary = Rotary(config)
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the embedding table and of the layers' matrices as they are held."""
+        maps = (getattr(module, "num_bytes", 0) for module in self.layers.modules())
+        return self.embed_tokens.weight.nbytes + sum(maps)
+
     def forward(self, token_ids: Tensor, layout: Layout) -> Tensor:
         """Hidden states after the final norm, at the last token of each segment in `layout.reads`.
 
-        Differentiable. To run rather than to train, `steps` needs less memory and can be interrupted.
+        Differentiable where no segment has a parent. To run rather than to train, `steps` needs less memory and can be
+        interrupted.
 
         Args:
             token_ids: int64 `[T]`, the packed stream.

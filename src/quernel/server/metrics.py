@@ -191,6 +191,12 @@ MEASURES = (
         engine=lambda s: s.runner.prefix_cache_bytes,
     ),
     Measure(
+        name="quernel_engine_resident_memory_bytes",
+        kind="gauge",
+        about="Memory of the process that computes: one for all models, and by default not the server's own.",
+        engine=lambda s: s.resident_bytes,
+    ),
+    Measure(
         name="quernel_prompts_recomputed",
         kind="counter",
         about="Prompts whose first result was NaN or infinite and that were computed again in float32.",

@@ -219,9 +219,10 @@ class ModelTable:
 
     @property
     def ready(self) -> bool:
-        """Whether all that is to be loaded is, and there is something to ask."""
+        """Whether all that is to be loaded is, and runs, and there is something to ask."""
         statuses = {place.status for place in self._places}
-        return ModelStatus.LOADED in statuses and ModelStatus.LOADING not in statuses
+        is_loaded = ModelStatus.LOADED in statuses and ModelStatus.LOADING not in statuses
+        return is_loaded and all(getattr(place.model, "is_running", True) for place in self._places)
 
     @property
     def first(self) -> ServedModel:
