@@ -34,3 +34,15 @@ def test_a_model_is_here_when_all_of_it_is():
     assert availability(card, {}) == "absent"
     assert availability(card, {card.name: 1000}) == "partial"
     assert availability(card, {card.name: card.weights_bytes + 1000}) == "cached"
+
+
+def test_published_results_come_with_their_commands(run):
+    result = run("models", "--results", "Qwen/Qwen3-Reranker-4B")
+    assert result.exit_code == 0
+    assert (
+        "$ python -m quernel.integrations.mteb Qwen/Qwen3-Embedding-0.6B --reranker Qwen/Qwen3-Reranker-4B"
+        in result.stdout
+    )
+    lines = run("models", "--results", "Qwen/Qwen3-Embedding-8B", "--json").stdout.splitlines()
+    assert any('"measure":"mean_task"' in line for line in lines)
+    assert run("models", "--results", "quernel/tiny-embedding").exit_code == 2

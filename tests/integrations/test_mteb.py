@@ -1,5 +1,7 @@
 """mteb's own run on a local task, with our models in it."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -19,6 +21,9 @@ from quernel.integrations.mteb import (  # noqa: E402
     QuernelCrossEncoder,
     QuernelEncoder,
     instruction_of,
+    main,
+    run,
+    table,
 )
 
 DOCUMENTS = ["the cat sleeps on the roof", "planes fly with wings", "tax law of 1990", "rain falls in spring"]
@@ -100,21 +105,41 @@ def test_vectors_are_cut_and_compared(encoder):
     np.testing.assert_allclose(short.similarity_pairwise(vectors, vectors), 1, atol=1e-5)
 
 
+def test_an_embedder_is_evaluated_and_its_best_are_reranked(encoder, tmp_path):
+    scores = run(encoder, [Pets(), Alike()], output=tmp_path)
+    assert scores["LocalPets"] == ("Retrieval", pytest.approx(100.0))
+    shown = table(scores)
+    assert shown.splitlines()[-1].split()[:2] == ["mean", "(task)"]
+    reranker = QuernelCrossEncoder("quernel/tiny-reranker")
+    again = run(encoder, [Pets()], reranker=reranker, output=tmp_path / "again")
+    assert again["LocalPets"][1] > 60
+
+
+def test_the_command_refuses_to_guess(capsys):
+    with pytest.raises(SystemExit):
+        main(["quernel/tiny-embedding"])
+    assert "give --benchmark or --tasks" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("task", "kind", "side", "expected"),
+    ("task", "kind", "prompt", "side", "expected"),
     [
-        ("AFQMC", "STS", None, "Retrieve semantically similar text"),
-        ("Unknown", "STS", None, "Retrieve semantically similar text"),
-        ("Unknown", "BitextMining", None, "Retrieve parallel sentences."),
-        ("Unknown", "Retrieval", PromptType.query, RETRIEVAL),
-        ("Unknown", "Retrieval", PromptType.document, None),
-        ("AILAStatutes", "Retrieval", PromptType.document, None),
-        ("Unknown", "Summarization", None, None),
+        ("AFQMC", "STS", None, None, "Retrieve semantically similar text"),
+        ("Unknown", "STS", "x", None, "Retrieve semantically similar text"),
+        ("Unknown", "BitextMining", None, None, "Retrieve parallel sentences."),
+        ("Unknown", "Retrieval", None, PromptType.query, RETRIEVAL),
+        ("Unknown", "Retrieval", {"query": "Find it"}, PromptType.query, "Find it"),
+        ("Unknown", "Retrieval", {"query": "Find it"}, PromptType.document, None),
+        ("AILAStatutes", "Retrieval", None, PromptType.document, None),
+        ("Unknown", "Summarization", None, None, None),
+        ("Unknown", "Clustering", "Name the topic", None, "Name the topic"),
     ],
 )
-def test_instructions_are_those_of_the_family(task, kind, side, expected):
-    assert instruction_of(task, kind, side) == expected
+def test_instructions_are_those_of_the_family(task, kind, prompt, side, expected):
+    said = SimpleNamespace(name=task, type=kind, prompt=prompt)
+    assert instruction_of(said, side) == expected
 
 
 def test_rerankers_have_a_default_of_their_own():
-    assert instruction_of("Unknown", "Reranking", PromptType.query, default=RERANKING) == RERANKING
+    said = SimpleNamespace(name="Unknown", type="Reranking", prompt=None)
+    assert instruction_of(said, PromptType.query, default=RERANKING) == RERANKING

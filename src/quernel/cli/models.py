@@ -9,6 +9,7 @@ import click
 
 from quernel.cli.options import Command, option
 from quernel.cli.talk import table
+from quernel.errors import SettingsError
 
 if TYPE_CHECKING:
     from quernel.catalog.card import ModelCard
@@ -20,20 +21,24 @@ HEADER = ("MODEL", "KIND", "PARAMETERS", "DIMENSIONS", "CONTEXT", "LAYERS", "DOW
 
 
 @click.command(cls=Command, short_help="List the models that Quernel knows.")
-@option("--json", "as_json", is_flag=True, help="Print JSON lines, one for each model.")
+@option("--json", "as_json", is_flag=True, help="Print JSON lines, one for each model, or each result.")
+@option("--results", "model", metavar="MODEL", help="Print what was published for a model, and what makes each number.")
 @option(
     "--cache-dir",
     type=click.Path(path_type=Path),
     envvar="QUERNEL_CACHE_DIR",
     help="Folder of downloaded models; by default that of huggingface_hub.  [QUERNEL_CACHE_DIR]",
 )
-def command(as_json: bool, cache_dir: Path | None) -> None:
+def command(as_json: bool, model: str | None, cache_dir: Path | None) -> None:
     """List the models that Quernel knows: the built-in pair and the six official ones.
 
     Any other Qwen3 embedding model or reranker can be used by its hub id or its folder.
     """
     from quernel.catalog.catalog import load_cards
 
+    if model is not None:
+        show_results(model, as_json=as_json)
+        return
     cached = cached_bytes(cache_dir)
     found = [(card, availability(card, cached)) for card in load_cards()]
     if as_json:
@@ -44,6 +49,32 @@ def command(as_json: bool, cache_dir: Path | None) -> None:
     else:
         rows = [(*describe(card), AVAILABILITY[where]) for card, where in found]
         click.echo(table(HEADER, rows, right=range(2, 7)))
+
+
+def show_results(model: str, *, as_json: bool) -> None:
+    """The published results of a model, with their commands.
+
+    Raises:
+        SettingsError: Nothing was published for it.
+    """
+    from quernel.catalog.published import published_scores
+
+    scores = published_scores(model)
+    if not scores:
+        raise SettingsError(
+            f"No results were published for {model}.", param="results", hint="Name one of Qwen's models, by its hub id."
+        )
+    if as_json:
+        import orjson
+
+        for score in scores:
+            click.echo(orjson.dumps(asdict(score)))
+        return
+    for command_line in dict.fromkeys(score.command for score in scores):
+        chosen = [score for score in scores if score.command == command_line]
+        rows = [(score.measure, f"{score.score:.2f}", score.benchmark, score.source) for score in chosen]
+        click.echo(f"$ {command_line}\n")
+        click.echo(table(("MEASURE", "PUBLISHED", "BENCHMARK", "SOURCE"), rows, right=(1,)) + "\n")
 
 
 def describe(card: "ModelCard") -> tuple[str, ...]:
