@@ -9,7 +9,7 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from quernel.engine.budget import resident_memory
+from quernel.engine.budget import give_back_memory, resident_memory
 from quernel.engine.config import EngineConfig
 from quernel.engine.scheduler import HiddenStates, Item, Job, Running, Scheduler
 from quernel.engine.worker import Worker
@@ -17,6 +17,9 @@ from quernel.errors import EngineClosedError, InternalError, NonFiniteError, Ove
 from quernel.types import TokenPath, Vectors
 
 logger = logging.getLogger(__name__)
+
+LONG_BATCH_SECONDS = 0.5
+"""After a batch that took longer, giving back what it needed of memory costs nothing that would show."""
 
 OnBatch: TypeAlias = Callable[[], None]
 """Told that the results of a batch were handed out."""
@@ -190,7 +193,10 @@ class Engine:
         return bool(batch)
 
     def _answer(self, batch: Sequence[Item]) -> None:
+        started = time.monotonic()
         self._run(batch)
+        if time.monotonic() - started > LONG_BATCH_SECONDS:
+            give_back_memory()
         if self._on_batch is not None:
             self._on_batch()
 

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import torch
 
-from quernel.engine.budget import Budget, Workspace, choose_batch_tokens, free_memory, resident_memory
+from quernel.engine.budget import (
+    Budget,
+    Workspace,
+    choose_batch_tokens,
+    free_memory,
+    give_back_memory,
+    resident_memory,
+)
 from quernel.engine.config import EngineConfig
 from quernel.engine.engine import Engine, OnBatch
 from quernel.engine.runner import ModelRunner
@@ -82,6 +89,7 @@ def start_engine(spec: EngineSpec, on_batch: OnBatch | None = None, *, is_alone:
 
     process_bytes = resident_memory()
     model = run_aside(partial(load, dtype))
+    give_back_memory()  # what packing the weights took
     has_float32_range = dtype in (torch.float32, torch.int8)
     runner = ModelRunner(
         model,
