@@ -279,7 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if (given.benchmark is None) == (given.tasks is None):
         parser.error("give --benchmark or --tasks")
-    tasks = mteb.get_benchmark(given.benchmark) if given.benchmark else mteb.get_tasks(tasks=given.tasks.split(","))
+    tasks: list[Any] = list(
+        mteb.get_benchmark(given.benchmark) if given.benchmark else mteb.get_tasks(tasks=given.tasks.split(","))
+    )
     if given.kinds is not None:
         tasks = [task for task in tasks if task.metadata.type in given.kinds.split(",")]
     options = {"dtype": given.dtype, "max_tokens": given.max_tokens}
