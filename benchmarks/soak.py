@@ -45,9 +45,11 @@ def make_part(number: int, count: int) -> list[dict[str, Any]]:
 
 
 def resident_mib(pid: int) -> float:
-    """Memory that a process holds."""
+    """Memory that a process and those that it has started hold."""
     status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+    own = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmRSS"))
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return own + sum(resident_mib(int(child)) for child in children)
 
 
 def soak(num_requests: int, connections: int) -> Iterator[tuple[int, float, float]]:
