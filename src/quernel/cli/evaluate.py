@@ -1,8 +1,9 @@
 """`quernel evaluate`: how good models are, and whether one is better than another."""
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def command(
 
 def run(data: Sequence[Path], *, quiet: bool, given: dict[str, Any]) -> "Iterator[Result]":
     """The results of every model on every task, task by task."""
+    from quernel.evaluate.endpoints import RemoteEmbeddingModel, RemoteRerankModel
     from quernel.evaluate.run import Settings as EvaluationSettings
     from quernel.evaluate.run import evaluate_embedding, evaluate_reranker
     from quernel.evaluate.tasks import Retrieval, find_tasks, read_task
@@ -131,8 +133,15 @@ def run(data: Sequence[Path], *, quiet: bool, given: dict[str, Any]) -> "Iterato
         measures=parse_measures(given["measures"]),
     )
     with ExitStack() as stack:
-        models = [stack.enter_context(opened(name, given)) for name in given["models"] or ("quernel/tiny-embedding",)]
-        rerankers = [stack.enter_context(opened_reranker(name, given)) for name in given["rerankers"]]
+        embedding = partial(RemoteEmbeddingModel, prompts=given["prompts"])
+        models: list[EmbeddingModel] = [
+            stack.enter_context(opened(name, given, remote=embedding, local=open_embedder))
+            for name in given["models"] or ("quernel/tiny-embedding",)
+        ]
+        rerankers: list[RerankModel] = [
+            stack.enter_context(opened(name, given, remote=RemoteRerankModel, local=open_reranker))
+            for name in given["rerankers"]
+        ]
         for place in places:
             task = read_task(place, split=given["split"])
             found = None
@@ -195,39 +204,19 @@ def parse_words(text: str, known: Sequence[str], name: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def opened(name: str, given: dict[str, Any]) -> "Iterator[EmbeddingModel]":
-    """An embedding model, here or behind an address."""
-    from quernel.evaluate.endpoints import RemoteEmbeddingModel, split_endpoint
+def opened(
+    name: str, given: dict[str, Any], *, remote: Callable[..., Any], local: Callable[..., AbstractContextManager[Any]]
+) -> Iterator[Any]:
+    """A model behind an address, or here, for as long as the context lasts."""
+    from quernel.evaluate.endpoints import is_endpoint, split_endpoint
 
-    if name.startswith(("http://", "https://")):
-        url, model = split_endpoint(name)
-        remote = RemoteEmbeddingModel(url, model, api_key=given["api_key"], prompts=given["prompts"])
-        try:
-            yield remote
-        finally:
-            remote.close()
+    if is_endpoint(name):
+        with closing(remote(*split_endpoint(name), api_key=given["api_key"])) as model:
+            yield model
         return
     settings = Settings(given)
-    with open_embedder(name, settings.build("load", LoadSettings), settings.build("engine", EngineConfig)) as local:
-        yield local
-
-
-@contextmanager
-def opened_reranker(name: str, given: dict[str, Any]) -> "Iterator[RerankModel]":
-    """A reranker, here or behind an address."""
-    from quernel.evaluate.endpoints import RemoteRerankModel, split_endpoint
-
-    if name.startswith(("http://", "https://")):
-        url, model = split_endpoint(name)
-        remote = RemoteRerankModel(url, model, api_key=given["api_key"])
-        try:
-            yield remote
-        finally:
-            remote.close()
-        return
-    settings = Settings(given)
-    with open_reranker(name, settings.build("load", LoadSettings), settings.build("engine", EngineConfig)) as local:
-        yield local
+    with local(name, settings.build("load", LoadSettings), settings.build("engine", EngineConfig)) as model:
+        yield model
 
 
 @contextmanager

@@ -195,10 +195,10 @@ class Engine:
     def _answer(self, batch: Sequence[Item]) -> None:
         started = time.monotonic()
         self._run(batch)
-        if time.monotonic() - started > LONG_BATCH_SECONDS:
-            give_back_memory()
         if self._on_batch is not None:
             self._on_batch()
+        if time.monotonic() - started > LONG_BATCH_SECONDS:
+            give_back_memory()
 
     def _run(self, batch: Sequence[Item]) -> None:
         """Compute a batch; where memory runs out, its halves. A failure reaches only the jobs that are in it."""

@@ -7,14 +7,13 @@ import os
 import pickle
 import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, BinaryIO
 
 from quernel.engine.engine import Engine, EngineStatistics
-from quernel.engine.messages import Answer, Computed, Message, Request
+from quernel.engine.messages import Answer, Computed, Message, Outbox, Request
 from quernel.engine.scheduler import HiddenStates
 from quernel.engine.start import EngineSpec, Start, start_engine
 from quernel.errors import EngineClosedError, InternalError, QuernelError
@@ -33,11 +32,9 @@ class Host:
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self._requests = requests
-        self._answers = answers
         self._engines: dict[int, Engine] = {}
         self._promises: dict[int, HiddenStates] = {}
-        self._outbox: deque[Message] = deque()
-        self._sending = threading.Lock()
+        self._outbox: Outbox[Message] = Outbox(answers)
 
     def serve(self) -> None:
         """Answer until the parent closes its end, or is gone."""
@@ -64,20 +61,14 @@ class Host:
 
     def send(self, message: Message) -> None:
         """Send one message, and those before it."""
-        self._outbox.append(message)
+        self._outbox.put(message)
         self._flush()
 
     def _flush(self) -> None:
-        with self._sending:
-            messages = []
-            while self._outbox:
-                messages.append(self._outbox.popleft())
-            if messages:
-                try:
-                    pickle.dump(messages, self._answers, protocol=pickle.HIGHEST_PROTOCOL)
-                    self._answers.flush()
-                except BrokenPipeError:
-                    os._exit(0)  # The parent is gone.
+        try:
+            self._outbox.flush()
+        except BrokenPipeError:
+            os._exit(0)  # The parent is gone.
 
     def _aside(self, number: int, work: Callable[[], Any]) -> None:
         """Answer with what a function gives, on a thread of its own, since it takes its time."""
@@ -97,11 +88,12 @@ class Host:
             )
         self.send(answer)
 
-    def _start(self, number: int, spec: EngineSpec) -> Start:
-        self._engines[number], start = start_engine(spec, self._flush, is_alone=True)
+    def _start(self, number: int, spec: EngineSpec) -> tuple[Start, EngineStatistics]:
+        engine, start = start_engine(spec, self._flush, is_alone=True)
+        self._engines[number] = engine
         gc.collect()
         gc.freeze()  # Weights and modules stay; a collection need not look through them again and again.
-        return start
+        return start, engine.statistics
 
     def _engine(self, number: int) -> Engine:
         engine = self._engines.get(number)
@@ -138,7 +130,7 @@ class Host:
         value = None
         if error is None:
             value = Computed(promise.result(), promise.queue_seconds, promise.inference_seconds)
-        self._outbox.append(Answer(number, value, error))
+        self._outbox.put(Answer(number, value, error))
 
     def _drop(self, number: int) -> None:
         promise = self._promises.get(number)

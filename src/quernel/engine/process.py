@@ -18,7 +18,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -26,7 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from quernel.engine.engine import EngineStatistics
-from quernel.engine.messages import Answer, Message, Request
+from quernel.engine.messages import Answer, Message, Outbox, Request
 from quernel.engine.scheduler import HiddenStates
 from quernel.errors import EngineClosedError, ModelLoadError, QuernelError
 from quernel.types import TokenPath
@@ -41,6 +40,9 @@ LONGEST_PAUSE_SECONDS = 60.0
 
 STEADY_SECONDS = 60.0
 """A process that has lived so long is one that works."""
+
+STATISTICS_SECONDS = 1.0
+"""How long counts are waited for: a process that hangs may not stop the server's event loop."""
 
 AT_ONCE = 4
 """Requests in a message, at most, on an event loop: more cost less each, but the engine would wait for the first."""
@@ -103,9 +105,6 @@ class EngineProcess:
 
     def _revive(self, dead: "Child") -> None:
         """Start another process in the place of one that died, with the same engines. On a thread of its own."""
-        engines = list(self._engines)
-        for engine in engines:
-            engine.disconnect()
         is_steady = time.monotonic() - dead.started > STEADY_SECONDS
         pause = 0.0 if is_steady else self._pause_seconds
         self._pause_seconds = min(max(1.0, 2 * pause), LONGEST_PAUSE_SECONDS)
@@ -117,7 +116,7 @@ class EngineProcess:
             if self._is_closing.is_set():
                 return
             self._child = Child(self._revive)
-            for engine in engines:
+            for engine in self._engines:
                 try:
                     engine.start_in(self._child)
                 except QuernelError as error:
@@ -138,7 +137,7 @@ class RemoteEngine:
         self.spec = spec
         self._on_close = on_close
         self._place: tuple[Child, int] | None = None
-        self._last: EngineStatistics | None = None
+        self._last: EngineStatistics
 
     @property
     def is_running(self) -> bool:
@@ -152,15 +151,11 @@ class RemoteEngine:
         Raises:
             QuernelError: It could not be started.
         """
-        promise: Future[Start] = Future()
+        promise: Future[tuple[Start, EngineStatistics]] = Future()
         number = child.send("start", (self.spec,), promise)
-        start = promise.result()
+        start, self._last = promise.result()
         self._place = child, number
         return start
-
-    def disconnect(self) -> None:
-        """Its process is gone."""
-        self._place = None
 
     def submit(self, paths: Sequence[TokenPath]) -> HiddenStates:
         """As `Engine.submit`; that the queue is full is said by the promise.
@@ -176,19 +171,12 @@ class RemoteEngine:
 
     @property
     def statistics(self) -> EngineStatistics:
-        """Counts since its process was started; the last known ones while it is started again.
-
-        Raises:
-            EngineClosedError: It has never said any.
-        """
-        try:
+        """Counts since its process was started; the last known ones where it is gone, or does not answer soon."""
+        with suppress(EngineClosedError, TimeoutError):
             child, engine = self._connected()
             promise: Future[EngineStatistics] = Future()
             child.send("statistics", (engine,), promise)
-            self._last = promise.result()
-        except EngineClosedError:
-            if self._last is None:
-                raise
+            self._last = promise.result(STATISTICS_SECONDS)
         return self._last
 
     def close(self) -> None:
@@ -206,7 +194,7 @@ class RemoteEngine:
     def _connected(self) -> "tuple[Child, int]":
         place = self._place
         if place is None:
-            raise gone("The engine is closed, or its process is being started again.")
+            raise EngineClosedError("The engine is closed.", hint="Load the model again.")
         return place
 
 
@@ -238,16 +226,16 @@ class Child:
         self.started = time.monotonic()
         self.ending = "it has not"
         self._on_end = on_end
-        self._sending = threading.Lock()
+        self._asking = threading.Lock()  # so that no promise comes after the last have been told
         self._numbers = itertools.count()
         self._promises: dict[int, Future[Any]] = {}
-        self._outbox: deque[Request] = deque()
         self._flushed_by: asyncio.AbstractEventLoop | None = None
         self.has_ended = False
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "quernel.engine"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         self._stdin, self._stdout = cast("BinaryIO", self._process.stdin), cast("BinaryIO", self._process.stdout)
+        self._outbox: Outbox[Request] = Outbox(self._stdin)
         self._thread = threading.Thread(target=self._receive, name="quernel-engine-answers", daemon=True)
         self._thread.start()
 
@@ -264,19 +252,19 @@ class Child:
         Raises:
             EngineClosedError: The process has ended.
         """
-        with self._sending:
+        with self._asking:
             if self.has_ended:
-                raise gone("The engine's process has ended.")
+                raise gone("The engine's process has ended, and is being started again.")
             number = next(self._numbers)
             self._promises[number] = promise
-        self._outbox.append(Request(number, do, arguments))
+        self._outbox.put(Request(number, do, arguments))
         self._flush() if at_once else self._flush_soon()
         return number
 
     def drop(self, number: int) -> None:
         """Nobody waits for that answer any more."""
         if self._promises.pop(number, None) is not None:
-            self._outbox.append(Request(number, "drop", ()))
+            self._outbox.put(Request(number, "drop", ()))
             self._flush_soon()
 
     def _flush_soon(self) -> None:
@@ -292,16 +280,9 @@ class Child:
             loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        with self._sending:
-            self._flushed_by = None
-            requests = []
-            while self._outbox:
-                requests.append(self._outbox.popleft())
-            if requests:
-                # That it has ended is told to everybody by the thread that reads.
-                with suppress(OSError, ValueError):
-                    pickle.dump(requests, self._stdin, protocol=pickle.HIGHEST_PROTOCOL)
-                    self._stdin.flush()
+        self._flushed_by = None
+        with suppress(OSError, ValueError):  # that it has ended is told to everybody by the thread that reads
+            self._outbox.flush()
 
     def end(self) -> None:
         """End the process, and wait for it. Safe to call twice."""
@@ -331,7 +312,7 @@ class Child:
                     self._keep(message)
         code = self._process.wait()
         self.ending = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        with self._sending:
+        with self._asking:
             self.has_ended = True
             promises, self._promises = self._promises, {}
         self._stdout.close()

@@ -6,7 +6,7 @@ family's form where it runs one of these models, and not at all for others.
 
 import asyncio
 from dataclasses import replace
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -28,7 +28,28 @@ Prompts: TypeAlias = Literal["fields", "qwen3", "none"]
 """How an endpoint is told what a text is: in Quernel's fields, by the family's prompt before it, or not at all."""
 
 
-class RemoteEmbeddingModel:
+class _Remote:
+    """What is known of a model behind a server, and the way to it."""
+
+    kind: ClassVar[ModelKind]
+
+    def __init__(self, url: str, model: str | None, api_key: str | None) -> None:
+        self._client = Client(url, model=model, api_key=api_key)
+        self._info = ModelInfo(
+            name=model or url, kind=self.kind, dimensions=0, max_tokens=0, dtype="", device="remote", num_parameters=0
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        """Its name; the rest a plain endpoint does not tell."""
+        return self._info
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+
+class RemoteEmbeddingModel(_Remote):
     """An embedding model behind a server.
 
     Args:
@@ -38,25 +59,13 @@ class RemoteEmbeddingModel:
         prompts: How it is told what a text is.
     """
 
+    kind = ModelKind.EMBEDDING
+
     def __init__(
         self, url: str, model: str | None = None, *, api_key: str | None = None, prompts: Prompts = "fields"
     ) -> None:
-        self._client = Client(url, model=model, api_key=api_key)
+        super().__init__(url, model, api_key)
         self._prompts = prompts
-        self._info = ModelInfo(
-            name=model or url,
-            kind=ModelKind.EMBEDDING,
-            dimensions=0,
-            max_tokens=0,
-            dtype="",
-            device="remote",
-            num_parameters=0,
-        )
-
-    @property
-    def info(self) -> ModelInfo:
-        """Its name; the rest a plain endpoint does not tell."""
-        return self._info
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingResult:
         """Vectors of length 1 for the request's texts. Errors as `quernel.client.Client.embed`."""
@@ -73,12 +82,8 @@ class RemoteEmbeddingModel:
         texts = [prompt + text for text in request.inputs if isinstance(text, str)]
         return EmbeddingRequest(inputs=texts, truncate=Truncate.ERROR)
 
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._client.close()
 
-
-class RemoteRerankModel:
+class RemoteRerankModel(_Remote):
     """A reranker behind a server that speaks Jina's, Cohere's or our dialect.
 
     Args:
@@ -87,30 +92,19 @@ class RemoteRerankModel:
         api_key: The server's key.
     """
 
-    def __init__(self, url: str, model: str | None = None, *, api_key: str | None = None) -> None:
-        self._client = Client(url, model=model, api_key=api_key)
-        self._info = ModelInfo(
-            name=model or url,
-            kind=ModelKind.RERANKER,
-            dimensions=0,
-            max_tokens=0,
-            dtype="",
-            device="remote",
-            num_parameters=0,
-        )
+    kind = ModelKind.RERANKER
 
-    @property
-    def info(self) -> ModelInfo:
-        """Its name."""
-        return self._info
+    def __init__(self, url: str, model: str | None = None, *, api_key: str | None = None) -> None:
+        super().__init__(url, model, api_key)
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
         """The request's documents, best first. Errors as `quernel.client.Client.rerank`."""
         return await asyncio.to_thread(self._client.rerank, request)
 
-    def close(self) -> None:
-        """Let go of the connections."""
-        self._client.close()
+
+def is_endpoint(name: str) -> bool:
+    """Whether a model's name is an address."""
+    return name.startswith(("http://", "https://"))
 
 
 def split_endpoint(text: str) -> tuple[str, str | None]:
@@ -119,7 +113,7 @@ def split_endpoint(text: str) -> tuple[str, str | None]:
     Raises:
         ModelNotFoundError: It is no address.
     """
-    if not text.startswith(("http://", "https://")):
+    if not is_endpoint(text):
         raise ModelNotFoundError(
             f"{text!r} is no address.", param="model", hint="Write it like http://host:1234#model."
         )

@@ -48,7 +48,20 @@ Batches = Iterable[Mapping[str, Any]]
 """What mteb's data loaders give: lists of texts under `text`."""
 
 
-class QuernelEncoder:
+class _ForMteb:
+    """What both kinds of model have.
+
+    Attributes:
+        mteb_model_meta: What mteb files the results under.
+    """
+
+    def __init__(self, name: str, revision: str | None, **more: Any) -> None:
+        spelled = name if "/" in name else f"local/{name}"
+        known = {"name": spelled, "revision": revision, "similarity_fn_name": ScoringFunction.COSINE}
+        self.mteb_model_meta = ModelMeta.create_empty({**known, "use_instructions": True, **more})
+
+
+class QuernelEncoder(_ForMteb):
     """An embedding model for mteb.
 
     Args:
@@ -70,16 +83,9 @@ class QuernelEncoder:
         base_url: str | None = None,
         **options: Any,
     ) -> None:
-        self._name, self._dimensions = model_name, dimensions
-        if base_url is None:
-            options |= {"revision": revision, "device": device or "auto"}
-        self._model = embedding_backend(model_name, base_url, **options)
-        self._meta = _meta(model_name, revision)
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        """What mteb files the results under."""
-        return self._meta
+        super().__init__(model_name, revision)
+        self._dimensions = dimensions
+        self._model = embedding_backend(model_name, base_url, **_options(base_url, revision, device, options))
 
     def encode(
         self,
@@ -125,7 +131,7 @@ class QuernelEncoder:
         return found
 
 
-class QuernelCrossEncoder:
+class QuernelCrossEncoder(_ForMteb):
     """A reranker for mteb. Arguments as those of `QuernelEncoder`."""
 
     def __init__(
@@ -137,15 +143,8 @@ class QuernelCrossEncoder:
         base_url: str | None = None,
         **options: Any,
     ) -> None:
-        if base_url is None:
-            options |= {"revision": revision, "device": device or "auto"}
-        self._model = rerank_backend(model_name, base_url, **options)
-        self._meta = _meta(model_name, revision).model_copy(update={"model_type": ["cross-encoder"]})
-
-    @property
-    def mteb_model_meta(self) -> ModelMeta:
-        """What mteb files the results under."""
-        return self._meta
+        super().__init__(model_name, revision, model_type=["cross-encoder"])
+        self._model = rerank_backend(model_name, base_url, **_options(base_url, revision, device, options))
 
     def predict(
         self,
@@ -209,11 +208,11 @@ def instruction_of(task: Any, side: PromptType | None, *, default: str = RETRIEV
     return said or (default if task.type in PAIRED else None)
 
 
-def _meta(name: str, revision: str | None) -> ModelMeta:
-    spelled = name if "/" in name else f"local/{name}"
-    return ModelMeta.create_empty(
-        {"name": spelled, "revision": revision, "similarity_fn_name": ScoringFunction.COSINE, "use_instructions": True}
-    )
+def _options(
+    base_url: str | None, revision: str | None, device: str | None, options: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """The options of a backend; revision and device are a server's own business."""
+    return options if base_url is not None else {**options, "revision": revision, "device": device or "auto"}
 
 
 def _rows(embeddings: Any) -> Vectors:

@@ -3,7 +3,7 @@
 Labels are routes, statuses, codes of errors and names of models: none comes from a client.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -261,19 +261,20 @@ class _Asked(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
+        # Only models of this machine have an engine, perhaps in another process: it is asked once for all its metrics.
+        statistics = {place.name: getattr(place.model, "statistics", None) for place in self._models}
         for measure in MEASURES:
             if measure.exchange is None:
-                yield self._family(measure)
+                yield self._family(measure, statistics)
 
-    def _family(self, measure: Measure) -> Metric:
+    def _family(self, measure: Measure, statistics: Mapping[str, EngineStatistics | None]) -> Metric:
         cls = CounterMetricFamily if measure.kind == "counter" else GaugeMetricFamily
         family: Any = cls(measure.name, measure.about, labels=measure.labels)
         for place in self._models:
             if measure.place is not None:
                 family.add_metric([place.name], float(measure.place(place)))
-            # Only models of this machine have an engine.
-            statistics = getattr(place.model, "statistics", None)
-            if measure.engine is not None and statistics is not None:
-                family.add_metric([place.name], float(measure.engine(statistics)))
+            counted = statistics[place.name]
+            if measure.engine is not None and counted is not None:
+                family.add_metric([place.name], float(measure.engine(counted)))
         found: Metric = family
         return found
