@@ -18,12 +18,11 @@ from quernel.engine.config import EngineConfig
 from quernel.errors import SettingsError
 
 if TYPE_CHECKING:
-    from quernel.embedder import Embedder
+    from quernel.evaluate.run import Encoder
     from quernel.train.examples import Example
     from quernel.types import Vectors
 
 NEGATIVES = "Negatives"
-AT_ONCE = 256
 
 
 @click.command(cls=Command, short_help="Find negatives for training data.")
@@ -78,8 +77,10 @@ def command(
     \b
     quernel mine pairs.jsonl -o with-negatives.jsonl -m Qwen/Qwen3-Embedding-0.6B --range 10:100
     """
+    from quernel.evaluate.run import Encoder
     from quernel.train.examples import Example, read_examples
     from quernel.train.mining import MiningSettings, mine
+    from quernel.types import InputType
 
     settings = Settings(given)
     load, engine = settings.build("load", LoadSettings), settings.build("engine", EngineConfig)
@@ -93,8 +94,11 @@ def command(
     with ExitStack() as stack:
         embedder = stack.enter_context(open_embedder(model, load, engine))
         reranker = None if scores is None else stack.enter_context(open_reranker(scores, load, engine))
-        queries = embed_queries(embedder, rows, quiet=quiet)
-        vectors = embed(embedder, documents, "documents", quiet=quiet)
+        bar = progress(None, len(rows) + len(documents), "texts", quiet=quiet)
+        encode = Encoder(embedder, lambda count: bar.update(count) and None)
+        queries = embed_queries(encode, rows)
+        vectors = encode(documents, input_type=InputType.DOCUMENT)
+        bar.close()
         partial = output.with_name(output.name + ".partial")
         with partial.open("w", encoding="utf-8") as file:
             for mined in progress(mine(rows, documents, queries, vectors, mining), len(rows), "rows", quiet=quiet):
@@ -157,33 +161,18 @@ def read_candidates(path: Path | None) -> list[str]:
     return texts
 
 
-def embed_queries(embedder: "Embedder", rows: "Sequence[Example]", *, quiet: bool) -> "Vectors":
+def embed_queries(encode: "Encoder", rows: "Sequence[Example]") -> "Vectors":
     """Vectors of the rows' queries, each under its instruction."""
     import numpy as np
 
+    from quernel.train.examples import places_of
+    from quernel.types import InputType
+
     found: dict[int, Vectors] = {}
-    for instruction in dict.fromkeys(row.instruction for row in rows):
-        numbers = [number for number, row in enumerate(rows) if row.instruction == instruction]
+    for instruction, numbers in places_of([row.instruction for row in rows]).items():
         texts = [rows[number].query for number in numbers]
-        parts = [
-            embedder.embed_queries(texts[start : start + AT_ONCE], instruction=instruction, truncate="end")
-            for start in progress(range(0, len(texts), AT_ONCE), None, "batches of queries", quiet=quiet)
-        ]
-        found.update(zip(numbers, np.concatenate(parts), strict=True))
+        found.update(zip(numbers, encode(texts, input_type=InputType.QUERY, instruction=instruction), strict=True))
     return np.stack([found[number] for number in range(len(rows))])
-
-
-def embed(embedder: "Embedder", texts: Sequence[str], unit: str, *, quiet: bool) -> "Vectors":
-    """Vectors of documents."""
-    import numpy as np
-
-    starts = range(0, len(texts), AT_ONCE)
-    return np.concatenate(
-        [
-            embedder.embed_documents(texts[start : start + AT_ONCE], truncate="end")
-            for start in progress(starts, None, f"batches of {unit}", quiet=quiet)
-        ]
-    )
 
 
 def progress(items: Any, total: int | None, unit: str, *, quiet: bool) -> Any:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,27 +78,16 @@ def command(*, recipe: Path, output: Path, resume: bool, threads: int | None, qu
 @contextmanager
 def teacher_of(name: str) -> "Iterator[Teach]":
     """A model whose vectors are learned from, here or behind an address, for as long as the context lasts."""
-    import asyncio
-
     from quernel.embedder import Embedder
-    from quernel.evaluate.endpoints import RemoteEmbeddingModel, split_endpoint
-    from quernel.types import EmbeddingModel, EmbeddingRequest, InputType, Truncate, Vectors
+    from quernel.evaluate.endpoints import RemoteEmbeddingModel, is_endpoint, split_endpoint
+    from quernel.evaluate.run import Encoder
+    from quernel.types import InputType, Vectors
 
-    with ExitStack() as stack:
-        model: EmbeddingModel
-        if name.startswith(("http://", "https://")):
-            remote = RemoteEmbeddingModel(*split_endpoint(name))
-            stack.callback(remote.close)
-            model = remote
-        else:
-            model = stack.enter_context(Embedder(name))
+    opened = closing(RemoteEmbeddingModel(*split_endpoint(name))) if is_endpoint(name) else Embedder(name)
+    with opened as model:
+        encode = Encoder(model)
 
         def teach(texts: Sequence[str], input_type: InputType, instruction: str | None) -> Vectors:
-            if input_type is InputType.DOCUMENT:
-                instruction = None
-            request = EmbeddingRequest(
-                inputs=texts, input_type=input_type, instruction=instruction, truncate=Truncate.END
-            )
-            return asyncio.run(model.embed(request)).vectors
+            return encode(texts, input_type=input_type, instruction=instruction)
 
         yield teach

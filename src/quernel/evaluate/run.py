@@ -112,12 +112,15 @@ class Encoder:
         distinct = list(dict.fromkeys(texts))
         place = {text: row for row, text in enumerate(distinct)}
         started = time.perf_counter()
-        vectors = asyncio.run(self._embed(distinct, input_type, instruction))
+        vectors = asyncio.run(self.embed(distinct, input_type, instruction))
         self.seconds += time.perf_counter() - started
         self.num_texts += len(distinct)
         return vectors[[place[text] for text in texts]]
 
-    async def _embed(self, texts: Sequence[str], input_type: InputType | None, instruction: str | None) -> Vectors:
+    async def embed(
+        self, texts: Sequence[str], input_type: InputType | None, instruction: str | None = None
+    ) -> Vectors:
+        """Unit vectors of the texts, float32 `[N, C]`, whatever their number; too long ones are cut."""
         parts = [texts[start : start + TEXTS_PER_REQUEST] for start in range(0, len(texts), TEXTS_PER_REQUEST)]
         gate = asyncio.Semaphore(REQUESTS_AT_ONCE)
 
@@ -184,8 +187,7 @@ def _encode(encode: Encoder, task: Task, settings: Settings) -> dict[str, Vector
             "queries": encode(list(task.queries.values()), input_type=InputType.QUERY, instruction=asked),
         }
     if isinstance(task, Following):
-        wanted = sorted({document for group in task.candidates.values() for document in group})
-        sides = {"documents": encode([task.documents[one] for one in wanted], input_type=InputType.DOCUMENT)}
+        sides = {"documents": encode([task.documents[one] for one in task.ranked], input_type=InputType.DOCUMENT)}
         for index, name in enumerate(("before", "after")):
             rows = [
                 encode([text], input_type=InputType.QUERY, instruction=task.instructions[query][index])
@@ -211,8 +213,7 @@ def _figures(
         run = nearest(task, sides["queries"], sides["documents"], settings.depth)
         return measures.retrieval_figures(run, task.qrels, settings.measures), run
     if isinstance(task, Following):
-        wanted = sorted({document for group in task.candidates.values() for document in group})
-        place = {document: row for row, document in enumerate(wanted)}
+        place = {document: row for row, document in enumerate(task.ranked)}
         before, after = (
             {
                 query: {one: float(sides[name][row] @ sides["documents"][place[one]]) for one in task.candidates[query]}

@@ -66,6 +66,11 @@ class Following:
     qrels: Mapping[str, Mapping[str, int]]
     changed_qrels: Mapping[str, Mapping[str, int]]
 
+    @property
+    def ranked(self) -> list[str]:
+        """The documents that any query ranks."""
+        return sorted({document for group in self.candidates.values() for document in group})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Similarity:

@@ -15,9 +15,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from quernel.errors import SettingsError
+
+V = TypeVar("V")
 
 QUERY = ("query", "anchor", "question", "sentence")
 POSITIVE = ("pos", "positive", "positives", "answer", "passage", "document", "context")
@@ -59,6 +61,14 @@ class JudgedPair:
 
 
 Row: TypeAlias = Example | JudgedPair
+
+
+def places_of(values: Sequence[V]) -> dict[V, list[int]]:
+    """Where each distinct value stands, in the order of their first places."""
+    places: dict[V, list[int]] = {}
+    for place, value in enumerate(values):
+        places.setdefault(value, []).append(place)
+    return places
 
 
 def read_examples(path: Path) -> list[Row]:

@@ -11,6 +11,7 @@ OUT/model/                 the result, a folder like the one it began with
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -400,11 +401,11 @@ def schedule(step: int, stage: StageSettings) -> float:
 
 
 def _merge_last(model: Qwen3, store: CheckpointStore, number: int, stage: StageSettings) -> None:
-    """Put the slerp of the stage's last checkpoints into the model."""
+    """Put the slerp of the stage's last checkpoints into the model, which is at its end."""
+    if stage.merge == 1:
+        return
     saved = [one for one in store.all() if one.stage == number][-stage.merge :]
     states = [one.load()["weights"] for one in saved]
-    if not states:
-        return
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name in states[0]:
@@ -494,7 +495,7 @@ def _write(start: Start, recipe: Recipe, out: Path) -> Path:
     for name, module in adapters_of(start.model).items():
         trained[f"{name}.weight"] = module.merged()
     partial = out / "model.partial"
-    _remove(partial)
+    shutil.rmtree(partial, ignore_errors=True)
     stored = Checkpoint.open(start.folder).tensors
     tied = start.model.config.tie_word_embeddings
 
@@ -511,10 +512,3 @@ def _write(start: Start, recipe: Recipe, out: Path) -> Path:
         write_adapter(out / "adapter", start.model, recipe.lora, base=start.name, prefix=prefix)
     partial.replace(target)
     return target
-
-
-def _remove(folder: Path) -> None:
-    if folder.exists():
-        import shutil
-
-        shutil.rmtree(folder)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from quernel.errors import CheckpointError, SettingsError
 from quernel.model.linear import Linear
 from quernel.model.qwen3 import Qwen3
+from quernel.train.settings import Table
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -24,7 +25,7 @@ PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
+class LoraSettings(Table):
     """The size of an adapter.
 
     Attributes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 T = TypeVar("T")
 
@@ -56,6 +57,7 @@ class Mixture(Generic[T]):
     def __init__(self, sources: Sequence[Source[T]], *, steps: int, batch_size: int, seed: int) -> None:
         self._sources, self._batch_size, self._seed = sources, batch_size, seed
         weights = np.array([source.weight for source in sources], dtype=np.float64)
+        self._orders: dict[int, tuple[int, npt.NDArray[np.int64]]] = {}
         draw = np.random.default_rng([seed, 0])
         self._choices = draw.choice(len(sources), size=steps, p=weights / weights.sum())
 
@@ -70,10 +72,17 @@ class Mixture(Generic[T]):
         size = min(self._batch_size, len(source.rows))
         per_round = len(source.rows) // size
         round_, place = divmod(turn, per_round)
-        order = np.random.default_rng([self._seed, 1, number, round_]).permutation(len(source.rows))
-        chosen = order[place * size : (place + 1) * size]
+        chosen = self._order(number, round_)[place * size : (place + 1) * size]
         seed = int(np.random.default_rng([self._seed, 2, step]).integers(2**31))
         return Batch(source.name, [source.rows[index] for index in chosen.tolist()], seed)
+
+    def _order(self, number: int, round_: int) -> npt.NDArray[np.int64]:
+        """The order in which a source is gone through, which many steps ask for."""
+        held = self._orders.get(number)
+        if held is None or held[0] != round_:
+            drawn = np.random.default_rng([self._seed, 1, number, round_])
+            held = self._orders[number] = round_, drawn.permutation(len(self._sources[number].rows))
+        return held[1]
 
     @property
     def shares(self) -> Mapping[str, float]:

@@ -20,9 +20,10 @@ from quernel.prompts.embedding import EmbeddingPrompts
 from quernel.prompts.reranking import RerankPrompts
 from quernel.train.contrastive import Terms, cached_gradients, qwen3_contrastive
 from quernel.train.encode import Encoder, divide
-from quernel.train.examples import Example, JudgedPair, Row
+from quernel.train.examples import Example, JudgedPair, Row, places_of
 from quernel.train.losses import cosent, distillation
 from quernel.train.mixture import Batch
+from quernel.train.settings import Table
 from quernel.types import EmbeddingRequest, InputType, RerankRequest, TokenPath, Truncate, Vectors
 
 JUDGED_TEMPERATURE = 0.05
@@ -43,7 +44,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingLoss:
+class EmbeddingLoss(Table):
     """What the loss of an embedding model is made of.
 
     Attributes:
@@ -176,9 +177,11 @@ class EmbeddingObjective:
     def _taught(self, rows: Sequence[Example], documents: Sequence[str]) -> Tensor | None:
         if self._teach is None or not self._loss.distillation:
             return None
-        queries = np.concatenate([self._teach([row.query], InputType.QUERY, row.instruction) for row in rows])
-        vectors = np.concatenate([queries, self._teach(documents, InputType.DOCUMENT, None)])
-        return torch.from_numpy(vectors).to(self._encode.device)
+        answers = self._teach(documents, InputType.DOCUMENT, None)
+        queries = np.empty((len(rows), answers.shape[1]), dtype=np.float32)
+        for instruction, numbers in places_of([row.instruction for row in rows]).items():
+            queries[numbers] = self._teach([rows[number].query for number in numbers], InputType.QUERY, instruction)
+        return torch.from_numpy(np.concatenate([queries, answers])).to(self._encode.device)
 
     def _paths(
         self, texts: Sequence[str], instructions: Sequence[str | None], *, is_query: bool = False
@@ -186,8 +189,7 @@ class EmbeddingObjective:
         """The prompts of texts; those of queries without an instruction have the model's own."""
         kind = InputType.QUERY if is_query else InputType.DOCUMENT
         found: dict[int, TokenPath] = {}
-        for instruction in dict.fromkeys(instructions):
-            numbers = [number for number, other in enumerate(instructions) if other == instruction]
+        for instruction, numbers in places_of(instructions).items():
             request = EmbeddingRequest(
                 inputs=[texts[number] for number in numbers],
                 input_type=kind,
@@ -204,7 +206,7 @@ class EmbeddingObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RerankLoss:
+class RerankLoss(Table):
     """What the loss of a reranker is made of.
 
     Attributes:

@@ -2,16 +2,14 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from quernel.errors import SettingsError
 from quernel.train.lora import LoraSettings
 from quernel.train.objectives import EmbeddingLoss, RerankLoss
 from quernel.train.settings import Table
-
-T = TypeVar("T")
 
 DEFAULT_TOKENS_AT_ONCE = 8_192
 
@@ -84,7 +82,7 @@ class StageSettings(Table):
     tokens_at_once: int = DEFAULT_TOKENS_AT_ONCE
     save_every: int = 500
     data: tuple[str, ...] = ()
-    loss: Mapping[str, Any] = None  # type: ignore[assignment]
+    loss: Mapping[str, Any] = field(default_factory=dict)
     merge: int = 1
     seed: int = 0
 
@@ -149,7 +147,7 @@ class Recipe:
             data=tuple(DataSettings.read(one, "data") for one in raw["data"]),
             stages=tuple(StageSettings.read(one, "stages") for one in raw["stages"]),
             loss=raw.get("loss", {}),
-            lora=None if lora is None else build(LoraSettings, lora, "lora"),
+            lora=None if lora is None else LoraSettings.read(lora, "lora"),
             keep_out=None if raw.get("keep_out") is None else folder / raw["keep_out"],
             raw=raw,
         )
@@ -168,20 +166,8 @@ class Recipe:
 
     def embedding_loss(self, stage: StageSettings) -> EmbeddingLoss:
         """The loss of a stage of an embedding model. Raises `SettingsError` for unknown keys."""
-        return build(EmbeddingLoss, {**self.loss, **(stage.loss or {})}, "loss")
+        return EmbeddingLoss.read({**self.loss, **stage.loss}, "loss")
 
     def rerank_loss(self, stage: StageSettings) -> RerankLoss:
         """The loss of a stage of a reranker. Raises `SettingsError` for unknown keys."""
-        return build(RerankLoss, {**self.loss, **(stage.loss or {})}, "loss")
-
-
-def build(cls: type[T], raw: Mapping[str, Any], where: str) -> T:
-    """A dataclass from a table with its fields' names.
-
-    Raises:
-        SettingsError: An unknown key.
-    """
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    if unknown := sorted(set(raw) - set(names)):
-        raise SettingsError(f"[{where}] holds {unknown[0]}.", param=unknown[0], hint=f"Of {', '.join(names)}.")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
+        return RerankLoss.read({**self.loss, **stage.loss}, "loss")

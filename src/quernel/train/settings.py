@@ -1,8 +1,8 @@
-"""The settings of the built-in pair's making, as the TOML file spells them. An unknown or missing key is an error."""
+"""Tables of TOML files as dataclasses, and the settings of the built-in pair's making."""
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
@@ -21,10 +21,12 @@ class Table:
         Raises:
             SettingsError: A key is missing or unknown.
         """
-        names = {field.name for field in fields(cls)}
-        required = {field.name for field in fields(cls) if field.name not in cls.__dict__}
-        if wrong := sorted((set(raw) - names) | (required - set(raw))):
-            raise SettingsError(f"[{where}]: unknown or missing {', '.join(wrong)}.", param=f"{where}.{wrong[0]}")
+        known = {field.name: field for field in fields(cls)}
+        if unknown := sorted(set(raw) - set(known)):
+            raise SettingsError(f"[{where}] holds {unknown[0]}.", param=unknown[0], hint=f"Of {', '.join(known)}.")
+        required = [name for name, field in known.items() if field.default is field.default_factory is MISSING]
+        if missing := [name for name in required if name not in raw]:
+            raise SettingsError(f"[{where}] lacks {missing[0]}.", param=missing[0])
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()})
 
 

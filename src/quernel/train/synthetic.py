@@ -19,14 +19,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from quernel.errors import InvalidRequestError, SettingsError
-from quernel.types import EmbeddingModel, EmbeddingRequest, InputType, Truncate, Vectors
+from quernel.evaluate.run import Encoder
+from quernel.types import EmbeddingModel, InputType
 
 NUM_PERSONS = 5
 LEAST_COSINE = 0.7
 QUESTION_TYPES = ("keywords", "acquire_knowledge", "summary", "yes_or_no", "background")
 DIFFICULTIES = ("high_school", "university", "phd")
 LENGTHS = (5, 10, 20, 40)
-TEXTS_AT_ONCE = 64
 
 
 class Kind(StrEnum):
@@ -287,17 +287,6 @@ def parse_object(answer: str, keys: Sequence[str]) -> dict[str, str]:
     return {key: found[key].strip() for key in keys}
 
 
-async def embed_all(model: EmbeddingModel, texts: Sequence[str], input_type: InputType | None) -> Vectors:
-    """Unit vectors of texts."""
-    parts = []
-    for start in range(0, len(texts), TEXTS_AT_ONCE):
-        request = EmbeddingRequest(
-            inputs=texts[start : start + TEXTS_AT_ONCE], input_type=input_type, truncate=Truncate.END
-        )
-        parts.append((await model.embed(request)).vectors)
-    return np.concatenate(parts)
-
-
 async def offer_persons(model: EmbeddingModel, passages: Sequence[str], persons: Sequence[str]) -> list[list[int]]:
     """For each passage the persons that are nearest to it.
 
@@ -308,7 +297,8 @@ async def offer_persons(model: EmbeddingModel, passages: Sequence[str], persons:
         raise SettingsError(
             f"{len(persons)} persons are too few.", param="persons", hint=f"Give {NUM_PERSONS} or more, one a line."
         )
-    who, what = await embed_all(model, persons, None), await embed_all(model, passages, InputType.DOCUMENT)
+    encoder = Encoder(model)
+    who, what = await encoder.embed(persons, None), await encoder.embed(passages, InputType.DOCUMENT)
     nearest = np.argsort(-(what @ who.T), axis=1, kind="stable")[:, :NUM_PERSONS]
     found: list[list[int]] = nearest.tolist()
     return found
@@ -317,7 +307,8 @@ async def offer_persons(model: EmbeddingModel, passages: Sequence[str], persons:
 async def cosines(model: EmbeddingModel, rows: Sequence[Mapping[str, Any]], kind: Kind) -> np.ndarray:
     """The cosine of each row's query and document, `[N]`."""
     side = InputType.QUERY if kind is Kind.RETRIEVAL else InputType.DOCUMENT
-    queries = await embed_all(model, [row["query"] for row in rows], side)
-    documents = await embed_all(model, [row["pos"] for row in rows], InputType.DOCUMENT)
+    encoder = Encoder(model)
+    queries = await encoder.embed([row["query"] for row in rows], side)
+    documents = await encoder.embed([row["pos"] for row in rows], InputType.DOCUMENT)
     found: np.ndarray = (queries * documents).sum(axis=1)
     return found
