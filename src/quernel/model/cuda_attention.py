@@ -21,6 +21,7 @@ from torch import Tensor
 
 from quernel.model.attention import AttentionPlan, attend
 from quernel.model.layout import Layout
+from quernel.model.text_attention import TextPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class VarlenPlan:
     context: tuple[VarlenCall, ...] = ()
 
 
-Plan: TypeAlias = AttentionPlan | VarlenPlan
+Plan: TypeAlias = AttentionPlan | VarlenPlan | TextPlan
 """What a layer attends by."""
 
 
@@ -150,7 +151,7 @@ def attend_varlen(query: Tensor, key: Tensor, value: Tensor, plan: VarlenPlan, k
 
 
 def attend_planned(query: Tensor, key: Tensor, value: Tensor, plan: Plan, kernel: VarlenKernel | None = None) -> Tensor:
-    """Attention by either kind of plan: what a layer calls. `[Q, H, D]`.
+    """Attention by any kind of plan: what a layer calls. `[Q, H, D]`.
 
     Args:
         query: `[Q, H, D]`.
@@ -161,6 +162,8 @@ def attend_planned(query: Tensor, key: Tensor, value: Tensor, plan: Plan, kernel
     """
     if isinstance(plan, VarlenPlan):
         return attend_varlen(query, key, value, plan, kernel or flash_kernel)
+    if isinstance(plan, TextPlan):
+        return plan.attend(query, key, value)
     return attend(query, key, value, plan)
 
 

@@ -39,7 +39,7 @@ from quernel.train.grow import insert_layers
 from quernel.train.interaction import CONTENT, NUM_LAYERS, Strengths, Vocabulary, start_reranker
 from quernel.train.narrow import NarrowObjective, start_narrow
 from quernel.train.settings import BuiltinSettings, RunSettings
-from quernel.train.sources import list_sources, read_rows
+from quernel.train.sources import Row, list_sources, read_rows
 from quernel.train.teacher import Targets, encode_with_teacher, fit_projection, project, token_weights
 from quernel.train.trainer import (
     Embed,
@@ -119,16 +119,23 @@ def make_vocabulary(shop: Workshop) -> None:
     tokenizer.save(str(shop.work / "tokenizer.json"), pretty=False)
 
 
+def _keep(shop: Workshop) -> Callable[[Row], bool]:
+    """Which rows may be learned from."""
+    if shop.evaluation is None:
+        shop.report("no evaluation sets named: nothing is checked against them")
+        return lambda row: True
+    return ContaminationFilter(read_evaluation_texts(shop.evaluation))
+
+
 def _sample(shop: Workshop) -> Iterator[str]:
     """Distinct texts of each source, as many characters as its share of the mixture, in a fixed random order."""
     shares = {**shop.settings.retrieval, **shop.settings.symmetric}
     corpus, sources = shop.settings.corpus, list_sources(shop.data)
-    rng = np.random.default_rng(0)
+    rng, keep = np.random.default_rng(0), _keep(shop)
     for name in [name for name in shares if name in sources]:
         left = corpus.vocabulary_characters * shares[name] / sum(shares.values())
-        texts = list(
-            dict.fromkeys(text[: corpus.max_characters] for row in read_rows(sources[name]) for text in row.texts)
-        )
+        rows = filter(keep, read_rows(sources[name]))
+        texts = list(dict.fromkeys(text[: corpus.max_characters] for row in rows for text in row.texts))
         for index in rng.permutation(len(texts)).tolist():
             yield texts[index]
             left -= len(texts[index])
@@ -138,17 +145,14 @@ def _sample(shop: Workshop) -> Iterator[str]:
 
 def make_corpus(shop: Workshop) -> None:
     """Filters and tokenizes the rows of all sources."""
-    found = None if shop.evaluation is None else ContaminationFilter(read_evaluation_texts(shop.evaluation))
     corpus = build_corpus(
         list_sources(shop.data),
         shop.tokenizer(),
         max_characters=shop.settings.corpus.max_characters,
-        keep=found or (lambda row: True),
+        keep=_keep(shop),
         report=shop.report,
     )
     corpus.save(shop.work / "corpus")
-    if found is None:
-        shop.report("no evaluation sets named: nothing was checked against them")
 
 
 def make_teacher(shop: Workshop) -> None:

@@ -1,27 +1,27 @@
 """The model as training sees it: prompts to hidden states, packed, with gradients.
 
-Equal prompts are computed once, but prefixes are not shared: where rows see several segments their parts are joined by
-sums that torch's kernels give without gradients.
+Prefixes are not shared: where rows see several segments their parts are joined by sums that torch's kernels give
+without gradients.
 
 Shapes:
     N   prompts                               C   hidden size
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from itertools import chain
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from quernel.engine.segments import build_forest
-from quernel.model.attention import plan_rows
-from quernel.model.cuda_attention import Plan
-from quernel.model.layers import DecoderLayer
-from quernel.model.layout import Layout
+from quernel.model.cuda import use_parts
+from quernel.model.layers import DecoderLayer, rotate
 from quernel.model.qwen3 import Qwen3
+from quernel.model.text_attention import TextPlan, plan_texts
 from quernel.types import TokenPath
 
 
@@ -33,12 +33,21 @@ class Encoder:
         dtype: What products are computed in; the rest, and what is trained, is in float32.
         checkpointing: Whether layers are computed again on the way back instead of being kept: half the speed of that
             way, and memory of one layer instead of all.
+        compiled: Whether what stands between the products is compiled, which takes a minute and a C++ compiler.
     """
 
-    def __init__(self, model: Qwen3, *, dtype: torch.dtype = torch.float32, checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        model: Qwen3,
+        *,
+        dtype: torch.dtype = torch.float32,
+        checkpointing: bool = False,
+        compiled: bool = False,
+    ) -> None:
         self.model = model
         self._dtype = dtype
         self._checkpointing = checkpointing
+        use_parts(model, compiled_parts() if compiled else {})
 
     @property
     def device(self) -> torch.device:
@@ -47,37 +56,60 @@ class Encoder:
 
     def __call__(self, paths: Sequence[TokenPath]) -> Tensor:
         """Final hidden states at each prompt's last token, float32 `[N, C]`."""
-        forest = build_forest([(tuple(chain.from_iterable(path)),) for path in paths])
-        token_ids = torch.tensor(forest.token_ids, dtype=torch.int64, device=self.device)
-        forward = self._forward_again if self._checkpointing else self.model
+        model, device = self.model, self.device
+        lengths = [sum(map(len, path)) for path in paths]
+        token_ids = torch.tensor([*chain.from_iterable(chain.from_iterable(paths))], device=device)
+        positions = torch.cat([torch.arange(length) for length in lengths]).to(device)
+        rows, last_rows = plan_texts(lengths, device)
         with self._precision():
-            read: Tensor = forward(token_ids, forest.layout)
-        return read.float()[torch.tensor(forest.rows, device=self.device)]
+            cos, sin = model.rotary(positions)
+            h: Tensor = model.embed_tokens(token_ids).to(model.norm.weight.dtype)
+            *layers, last = cast("Sequence[DecoderLayer]", model.layers)
+            for layer in layers:
+                if self._checkpointing:
+                    h = checkpoint(_layer, layer, h, cos, sin, rows, use_reentrant=False)
+                else:
+                    h = _layer(layer, h, cos, sin, rows)
+            seen = last.self_attn.key_value(last.normalise(h), (cos, sin))
+            ends = torch.tensor(lengths, device=device).cumsum(0) - 1
+            h, angles = h[ends], (cos[ends], sin[ends])
+            read: Tensor = model.norm(last(h, last.normalise(h), angles, seen, last_rows))
+        return read.float()
 
     def _precision(self) -> AbstractContextManager[object]:
         if self._dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._dtype)
 
-    def _forward_again(self, token_ids: Tensor, layout: Layout) -> Tensor:
-        """`Qwen3.forward`, each layer computed twice."""
-        model = self.model
-        stream = [layout.segments[index] for index in layout.stream]
-        positions = torch.cat([torch.arange(part.position, part.position + part.length) for part in stream])
-        cos, sin = model.rotary(positions.to(self.device))
-        plan = plan_rows(layout, 0, layout.num_tokens, self.device)
-        h: Tensor = model.embed_tokens(token_ids).to(model.norm.weight.dtype)
-        for layer in cast("Sequence[DecoderLayer]", model.layers):
-            h = checkpoint(_layer, layer, h, cos, sin, plan, use_reentrant=False)
-        reads = torch.tensor([layout.rows(index).stop - 1 for index in layout.reads], device=self.device)
-        out: Tensor = model.norm(h[reads])
-        return out
 
-
-def _layer(layer: DecoderLayer, h: Tensor, cos: Tensor, sin: Tensor, plan: Plan) -> Tensor:
+def _layer(layer: DecoderLayer, h: Tensor, cos: Tensor, sin: Tensor, plan: TextPlan) -> Tensor:
     x = layer.normalise(h)
     out: Tensor = layer(h, x, (cos, sin), layer.self_attn.key_value(x, (cos, sin)), plan)
     return out
+
+
+@cache
+def compiled_parts() -> Mapping[str, Any]:
+    """What stands between the products of a layer, each in one pass over its rows; names as `use_parts` has them."""
+
+    def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float()
+        return weight * (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)).to(x.dtype)
+
+    def norm_and_rotate(heads: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float) -> Tensor:
+        wide = heads.float()
+        return rotate(weight * (wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + eps)), cos, sin).to(
+            heads.dtype
+        )
+
+    def gate(first: Tensor, second: Tensor) -> Tensor:
+        return F.silu(first) * second
+
+    return {
+        "rms_norm": torch.compile(norm, dynamic=True),
+        "norm_and_rotate": torch.compile(norm_and_rotate, dynamic=True),
+        "silu_and_multiply": torch.compile(gate, dynamic=True),
+    }
 
 
 def divide(paths: Sequence[TokenPath], max_tokens: int) -> list[list[int]]:
