@@ -74,7 +74,7 @@ def test_files_of_each_kind(tmp_path):
         ("", "holds no rows"),
         ("{", "cannot be read"),
         ("[1]", "line 1 is no object"),
-        ('{"query": "q", "pos": "p"}\n{"sentence1": "a", "sentence2": "b", "score": 1}', "judged pairs"),
+        ('{"query": "q", "pos": "p"}\n{"sentence1": "a", "sentence2": "b", "score": 1}', "several kinds"),
     ],
 )
 def test_broken_files_are_refused(tmp_path, text, message):

@@ -262,7 +262,7 @@ def test_a_reranker_needs_negatives(place, tmp_path):
     write_rows(place / "bare.jsonl", [{"query": "q", "pos": "p"}])
     with pytest.raises(SettingsError, match="some have none"):
         fit(recipe(place, start="reranker", data=[{"path": "bare.jsonl"}]), tmp_path / "a")
-    with pytest.raises(SettingsError, match="judged pairs"):
+    with pytest.raises(SettingsError, match="documents alone"):
         fit(recipe(place, start="reranker", data=[{"path": "judged.jsonl"}]), tmp_path / "b")
 
 

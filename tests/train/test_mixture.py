@@ -19,8 +19,10 @@ def test_shares_are_those_of_the_weights():
     assert mixture().shares == pytest.approx({"a": 0.75, "b": 0.25}, abs=0.07)
 
 
-def test_a_source_is_gone_through_before_it_begins_anew():
-    batches = [batch for batch in map(mixture().__getitem__, range(60)) if batch.source == "a"]
+@pytest.mark.parametrize("batches", [1, 4])
+def test_a_source_is_gone_through_before_it_begins_anew(batches):
+    drawn = mixture(batches=batches, batch_size=3 * batches)
+    batches = [batch for step in range(60) for batch in drawn[step] if batch.source == "a"]
     for start in range(0, 12, 3):  # ten rows hold three batches of three
         seen = [row for batch in batches[start : start + 3] for row in batch.rows]
         assert len(set(seen)) == 9
@@ -28,8 +30,8 @@ def test_a_source_is_gone_through_before_it_begins_anew():
 
 
 def test_a_small_source_gives_small_batches():
-    assert {len(mixture(batch_size=50)[step].rows) for step in range(30)} == {10, 7}
+    assert {len(mixture(batch_size=50)[step][0].rows) for step in range(30)} == {10, 7}
 
 
 def test_every_step_has_its_own_seed():
-    assert len({mixture()[step].seed for step in range(100)}) == 100
+    assert len({batch.seed for step in range(50) for batch in mixture(batches=2)[step]}) == 100

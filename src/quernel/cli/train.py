@@ -77,12 +77,16 @@ def command(*, recipe: Path, output: Path, resume: bool, threads: int | None, qu
 
 @contextmanager
 def teacher_of(name: str) -> "Iterator[Teach]":
-    """A model whose vectors are learned from, here or behind an address, for as long as the context lasts."""
+    """Whose vectors are learned from: a file, or a model here or behind an address for as long as the context lasts."""
     from quernel.embedder import Embedder
     from quernel.evaluate.endpoints import RemoteEmbeddingModel, is_endpoint, split_endpoint
     from quernel.evaluate.run import Encoder
+    from quernel.train.vectors import SUFFIX, KnownVectors
     from quernel.types import InputType, Vectors
 
+    if name.endswith(SUFFIX):
+        yield KnownVectors(Path(name))
+        return
     opened = closing(RemoteEmbeddingModel(*split_endpoint(name))) if is_endpoint(name) else Embedder(name)
     with opened as model:
         encode = Encoder(model)

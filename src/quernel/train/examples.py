@@ -1,11 +1,12 @@
 """Training examples, however people spell them: JSONL (also gzipped) and Parquet.
 
-A row is a query with its documents, or two texts with a judgement. The names of its columns say which:
+A row is a query with its documents, two texts with a judgement, or a text alone. The names of its columns say which:
 
     query, pos, neg, instruction, pos_scores, neg_scores     FlagEmbedding; `prompt` and `task` are instructions too
     anchor, positive, negative, negative_2, ...              sentence-transformers
     question, answer                                         the same, and query with passage, document or context
     sentence1, sentence2, score                              judged pairs; also `s1` and `s2`, also `label`
+    text                                                     a text alone; also `query` where `type` is `text`
 
 `pos` and `neg` hold one text or a list.
 """
@@ -60,7 +61,14 @@ class JudgedPair:
     instruction: str | None = None
 
 
-Row: TypeAlias = Example | JudgedPair
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passage:
+    """A text alone: to learn what a teacher says of it, or to make pairs of its spans."""
+
+    text: str
+
+
+Row: TypeAlias = Example | JudgedPair | Passage
 
 
 def places_of(values: Sequence[V]) -> dict[V, list[int]]:
@@ -83,7 +91,9 @@ def read_examples(path: Path) -> list[Row]:
     kinds = {type(row) for row in rows}
     if len(kinds) > 1:
         raise SettingsError(
-            f"{path} holds queries with documents and judged pairs.", param="data", hint="Put them into two files."
+            f"{path} holds rows of several kinds: {', '.join(sorted(kind.__name__ for kind in kinds))}.",
+            param="data",
+            hint="Put each kind into a file of its own.",
         )
     return rows
 
@@ -105,6 +115,8 @@ def parse_row(raw: Mapping[str, Any], place: str) -> Row:
             raise SettingsError(f"{place}: score is {score!r}, which is no number.", param="data")
         first, second = _text(raw, FIRST, place), _text(raw, SECOND, place)
         return JudgedPair(first=first, second=second, score=float(score), instruction=instruction)
+    if raw.get("type") == "text" or ("text" in raw and not _name(raw, QUERY)):
+        return Passage(text=_text(raw, ("text", *QUERY), place))
     query = _text(raw, QUERY, place)
     positives = _texts(raw, (POSITIVE,), place)
     if not positives:

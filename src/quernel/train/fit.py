@@ -37,7 +37,7 @@ from quernel.prompts.reranking import RerankPrompts
 from quernel.prompts.tokenizer import Tokenizer
 from quernel.train.contamination import ContaminationFilter, read_evaluation_texts
 from quernel.train.encode import Encoder
-from quernel.train.examples import Example, JudgedPair, Row, read_examples
+from quernel.train.examples import Example, JudgedPair, Passage, Row, read_examples
 from quernel.train.lora import adapters_of, add_adapters, write_adapter
 from quernel.train.merge import slerp_all
 from quernel.train.mixture import Mixture, Source
@@ -134,6 +134,7 @@ def fit(
         add_adapters(start.model, recipe.lora, seed=recipe.stages[0].seed)
     else:
         start.model.requires_grad_(True)
+    trained = {name: one for name, one in start.model.named_parameters() if one.requires_grad}
     store = CheckpointStore(out / "checkpoints")
     log = Log(out)
     begun = store.latest() if resume else None
@@ -145,7 +146,8 @@ def fit(
         for number, stage in enumerate(recipe.stages[first - 1 :], first):
             chosen = [source for source in sources if not stage.data or source.name in stage.data]
             objective = _objective(start, recipe, stage, teach)
-            runner = StageRunner(number, stage, sources=chosen, start=start, objective=objective, store=store)
+            _check(chosen, start.kind)
+            runner = StageRunner(number, stage, sources=chosen, trained=trained, objective=objective, store=store)
             for step in runner.run(begun if begun is not None and begun.stage == number else None):
                 log.write(step)
                 on_step(step)
@@ -174,7 +176,7 @@ def open_start(recipe: Recipe) -> Start:
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}.get(settings.dtype)
     if dtype is None:
         raise SettingsError(f"model.dtype is {settings.dtype!r}.", param="dtype", hint="Of float32, bfloat16, float16.")
-    encode = Encoder(model, dtype=dtype, checkpointing=settings.checkpointing)
+    encode = Encoder(model, dtype=dtype, checkpointing=settings.checkpointing, compiled=settings.compile)
     tokenizer = Tokenizer.load(files.source)
     max_tokens = min(settings.max_tokens, side_files.max_tokens or config.max_position_embeddings)
     if side_files.kind is None:
@@ -217,10 +219,13 @@ def read_sources(recipe: Recipe, *, say: Callable[[str], None] = lambda line: No
         if not kept:
             raise SettingsError(f"All rows of {name} share text with the evaluation sets.", param="keep_out")
         if settings.instruction is not None:
-            kept = [replace(row, instruction=row.instruction or settings.instruction) for row in kept]
+            kept = [
+                row if isinstance(row, Passage) else replace(row, instruction=row.instruction or settings.instruction)
+                for row in kept
+            ]
         left_out = f", {len(rows) - len(kept):,} left out" if keep is not None else ""
         say(f"{name}: {len(kept):,} rows{left_out}")
-        sources.append(Source(name, kept, settings.weight))
+        sources.append(Source(name, kept, settings.weight, settings.form))
     return sources
 
 
@@ -228,6 +233,8 @@ def texts_of(row: Row) -> tuple[str, ...]:
     """Every text of a row."""
     if isinstance(row, JudgedPair):
         return row.first, row.second
+    if isinstance(row, Passage):
+        return (row.text,)
     return row.query, *row.positives, *row.negatives
 
 
@@ -303,6 +310,22 @@ class CheckpointStore:
             saved.path.unlink()
 
 
+def _check(sources: Sequence[Source[Row]], kind: ModelKind) -> None:
+    """See that a model of a kind can learn from some sources."""
+    if kind is ModelKind.EMBEDDING:
+        return
+    rows = [row for source in sources for row in source.rows]
+    examples = [row for row in rows if isinstance(row, Example)]
+    if len(examples) < len(rows):
+        raise SettingsError("A reranker learns from queries with documents alone.", param="data")
+    if not all(row.negatives for row in examples):
+        raise SettingsError(
+            "A reranker learns from rows with negatives, and some have none.",
+            param="data",
+            hint="Find them with `quernel mine`.",
+        )
+
+
 class StageRunner:
     """The steps of a stage.
 
@@ -310,7 +333,7 @@ class StageRunner:
         number: Which stage, from 1.
         stage: Its settings.
         sources: Its rows.
-        start: The model.
+        trained: The parameters that the run trains.
         objective: What it minimises.
         store: Where checkpoints go.
     """
@@ -321,30 +344,16 @@ class StageRunner:
         stage: StageSettings,
         *,
         sources: Sequence[Source[Row]],
-        start: Start,
+        trained: Mapping[str, nn.Parameter],
         objective: Objective,
         store: CheckpointStore,
     ) -> None:
-        if start.kind is ModelKind.RERANKER and any(isinstance(source.rows[0], JudgedPair) for source in sources):
-            raise SettingsError("A reranker does not learn from judged pairs.", param="data")
-        if start.kind is ModelKind.RERANKER and not all(
-            isinstance(row, Example) and row.negatives for source in sources for row in source.rows
-        ):
-            raise SettingsError(
-                "A reranker learns from rows with negatives, and some have none.",
-                param="data",
-                hint="Find them with `quernel mine`.",
-            )
         self._number, self._stage, self._objective, self._store = number, stage, objective, store
-        self._mixture = Mixture(sources, steps=stage.steps, batch_size=stage.batch, seed=stage.seed)
-        self._parameters = {name: one for name, one in start.model.named_parameters() if one.requires_grad}
-        matrices = [one for one in self._parameters.values() if one.ndim > 1]
-        vectors = [one for one in self._parameters.values() if one.ndim == 1]
-        self._optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": stage.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=stage.rate,
-            fused=True,
+        self._mixture = Mixture(
+            sources, steps=stage.steps, batch_size=stage.batch, batches=stage.sources, seed=stage.seed
         )
+        self._parameters, self._groups = trained, _groups(trained, stage)
+        self._optimiser = torch.optim.AdamW([group for group, _ in self._groups], lr=stage.rate, fused=True)
 
     def run(self, begun: Saved | None) -> Iterator[Step]:
         """Do the steps that are left."""
@@ -357,12 +366,11 @@ class StageRunner:
             self._optimiser.load_state_dict(state["optimiser"])
         for step in range(done, stage.steps):
             started = time.perf_counter()
-            batch = self._mixture[step]
-            rate = stage.rate * schedule(step, stage)
-            for group in self._optimiser.param_groups:
-                group["lr"] = rate
+            batches, share = self._mixture[step], schedule(step, stage)
+            for group, (_, peak) in zip(self._optimiser.param_groups, self._groups, strict=True):
+                group["lr"] = peak * share
             self._optimiser.zero_grad(set_to_none=True)
-            losses, num_tokens = self._objective(batch)
+            losses, num_tokens = self._objective(batches)
             if not math.isfinite(losses["loss"]):
                 raise SettingsError(
                     f"The loss is {losses['loss']} at step {step + 1} of stage {self._number}.",
@@ -377,9 +385,9 @@ class StageRunner:
                 stage=self._number,
                 step=step + 1,
                 steps=stage.steps,
-                source=batch.source,
+                source=", ".join(batch.source for batch in batches),
                 losses=losses,
-                rate=rate,
+                rate=stage.rate * share,
                 gradient=float(gradient),
                 num_tokens=num_tokens,
                 seconds=time.perf_counter() - started,
@@ -389,6 +397,21 @@ class StageRunner:
         weights = {name: parameter.detach().cpu() for name, parameter in self._parameters.items()}
         state = {"weights": weights, "optimiser": self._optimiser.state_dict()}
         self._store.save(self._number, step, state, keep=max(KEPT_CHECKPOINTS, self._stage.merge))
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], stage: StageSettings) -> list[tuple[dict[str, Any], float]]:
+    """Parameters of one rate and decay, as the optimiser takes them, and their peak rate."""
+    if unknown := [start for start in stage.rates if not any(name.startswith(start) for name in parameters)]:
+        raise SettingsError(f"stages.rates names {unknown[0]!r}, as no parameter begins.", param="rates")
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        # The longest beginning counts, so that a part may have another rate than the whole.
+        matching = max((start for start in stage.rates if name.startswith(start)), key=len, default=None)
+        rate = stage.rate if matching is None else stage.rates[matching]
+        parameter.requires_grad_(rate > 0)
+        groups.setdefault((rate, stage.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
+    groups = {key: held for key, held in groups.items() if key[0] > 0}
+    return [({"params": held, "weight_decay": decay}, rate) for (rate, decay), held in groups.items()]
 
 
 def schedule(step: int, stage: StageSettings) -> float:

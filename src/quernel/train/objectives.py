@@ -19,8 +19,9 @@ from quernel.errors import SettingsError
 from quernel.prompts.embedding import EmbeddingPrompts
 from quernel.prompts.reranking import RerankPrompts
 from quernel.train.contrastive import Terms, cached_gradients, qwen3_contrastive
+from quernel.train.drawing import BARE, Drawn, Prompt, draw_rows
 from quernel.train.encode import Encoder, divide
-from quernel.train.examples import Example, JudgedPair, Row, places_of
+from quernel.train.examples import JudgedPair, Passage, Row, places_of
 from quernel.train.losses import cosent, distillation
 from quernel.train.mixture import Batch
 from quernel.train.settings import Table
@@ -32,14 +33,14 @@ Losses = Mapping[str, float]
 """The parts of a loss by name, `loss` the sum."""
 
 Teach = Callable[[Sequence[str], InputType, str | None], Vectors]
-"""A teacher's unit vectors of texts that are queries (with an instruction) or documents."""
+"""A teacher's unit vectors of texts that are queries (with an instruction) or documents; NaN where it has none."""
 
 
 class Objective(Protocol):
     """A loss with its gradients."""
 
-    def __call__(self, batch: Batch[Row]) -> tuple[Losses, int]:
-        """Add the gradients of a batch to those of the parameters; the loss, and how many tokens were read."""
+    def __call__(self, batches: Sequence[Batch[Row]]) -> tuple[Losses, int]:
+        """Add the gradients of a step to those of the parameters; the loss, and how many tokens were read."""
         ...
 
 
@@ -54,7 +55,8 @@ class EmbeddingLoss(Table):
         query_query: Whether other queries are negatives.
         document_document: Whether other documents are negatives of the positive document.
         dimensions: Lengths to which vectors are cut, with the weight of each; the full length alone where empty.
-        distillation: Weight of the teacher's vectors.
+        judged: Weight of judged pairs.
+        distillation: Weight of the teacher's vectors, of the texts whose vectors it knows.
         scores: Weight of the teacher's scores, where rows have them.
         score_temperature: Of the teacher's scores.
     """
@@ -65,6 +67,7 @@ class EmbeddingLoss(Table):
     query_query: bool = True
     document_document: bool = True
     dimensions: Mapping[str, float] = field(default_factory=dict)
+    judged: float = 1.0
     distillation: float = 0.0
     scores: float = 0.0
     score_temperature: float = 1.0
@@ -95,36 +98,61 @@ class EmbeddingObjective:
         if loss.distillation and teach is None:
             raise SettingsError("loss.distillation is set, but there is no teacher.", param="distillation")
 
-    def __call__(self, batch: Batch[Row]) -> tuple[Losses, int]:
-        """Add the gradients of a batch."""
-        if isinstance(batch.rows[0], JudgedPair):
-            return self._judged([row for row in batch.rows if isinstance(row, JudgedPair)])
-        return self._contrast([row for row in batch.rows if isinstance(row, Example)], batch.seed)
-
-    def _judged(self, rows: Sequence[JudgedPair]) -> tuple[Losses, int]:
-        texts = [text for row in rows for text in (row.first, row.second)]
-        instructions = [row.instruction for row in rows for _ in range(2)]
-        scores = torch.tensor([row.score for row in rows], device=self._encode.device)
+    def __call__(self, batches: Sequence[Batch[Row]]) -> tuple[Losses, int]:
+        """Add the gradients of a step."""
+        drawn = [
+            one for batch in batches for one in draw_rows(batch.rows, batch.form, self._loss.negatives, batch.seed)
+        ]
+        contrast = self._contrast(drawn) if drawn else None
+        judged = [
+            self._judged([row for row in batch.rows if isinstance(row, JudgedPair)])
+            for batch in batches
+            if isinstance(batch.rows[0], JudgedPair)
+        ]
+        passages = [row.text for batch in batches for row in batch.rows if isinstance(row, Passage)]
+        parts = [*([contrast] if contrast else []), *judged]
+        if passages and self._teach is not None:
+            parts.append(Part([Text(text, BARE) for text in passages], lambda vectors: {}))
+        texts = [text for part in parts for text in part.texts]
+        taught = self._taught(texts)
 
         def loss(vectors: Tensor) -> Mapping[str, Tensor]:
-            def at(first: Tensor, second: Tensor) -> Tensor:
-                return cosent(first, second, scores, temperature=JUDGED_TEMPERATURE)
+            found: dict[str, Tensor] = {}
+            for part, own in zip(parts, torch.split(vectors, [len(part.texts) for part in parts]), strict=True):
+                for name, value in part.loss(own).items():
+                    found[name] = found[name] + value if name in found else value
+            if taught is not None:
+                known, wanted = taught
+                unit = F.normalize(vectors[known], dim=-1)
+                found["distillation"] = self._loss.distillation * distil(unit, wanted)
+            return found
 
-            return {"judged": self._at_lengths(at, vectors[0::2], vectors[1::2])}
+        return backward(
+            self._encode, paths_of(texts, self._prompts), lambda hidden: hidden, loss, self._max_tokens_at_once
+        )
 
-        return self._backward(self._paths(texts, instructions), loss)
+    def _judged(self, rows: Sequence[JudgedPair]) -> "Part":
+        scores = torch.tensor([row.score for row in rows], device=self._encode.device)
+        prompts = [BARE if row.instruction is None else Prompt(asks=True, instruction=row.instruction) for row in rows]
 
-    def _contrast(self, rows: Sequence[Example], seed: int) -> tuple[Losses, int]:
-        draw = np.random.default_rng(seed)
-        groups = [_documents(row, self._loss.negatives, draw) for row in rows]
-        documents = [group.texts[index] for group in groups for index in group.chosen]
-        paths = self._paths([row.query for row in rows], [row.instruction for row in rows], is_query=True)
-        paths += self._paths(documents, [None] * len(documents))
-        place = np.cumsum([0, *(len(group.chosen) for group in groups)])
-        same = _never_negatives(rows, [documents[start] for start in place[:-1]]).to(self._encode.device)
+        def at(first: Tensor, second: Tensor) -> Tensor:
+            return cosent(first, second, scores, temperature=JUDGED_TEMPERATURE)
+
+        def loss(vectors: Tensor) -> Mapping[str, Tensor]:
+            return {"judged": self._loss.judged * self._at_lengths(at, vectors[: len(rows)], vectors[len(rows) :])}
+
+        first = [Text(row.first, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        second = [Text(row.second, prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        return Part([*first, *second], loss)
+
+    def _contrast(self, rows: Sequence[Drawn]) -> "Part":
+        texts = [Text(row.query, row.prompt, row.documents[0] if row.translation else None) for row in rows]
+        documents = [text for row in rows for text in row.documents]
+        texts += [Text(text, row.document_prompt) for row in rows for text in row.documents]
+        place = np.cumsum([0, *(len(row.documents) for row in rows)])
+        same = _never_negatives(rows).to(self._encode.device)
         rows_of_negatives, counted = _negatives(documents, place)
-        taught = self._taught(rows, documents)
-        has_scores = self._loss.scores > 0 and all(group.scores is not None for group in groups)
+        has_scores = self._loss.scores > 0 and all(row.scores is not None for row in rows)
 
         def loss(vectors: Tensor) -> Mapping[str, Tensor]:
             asked, answers = vectors[: len(rows)], vectors[len(rows) :]
@@ -146,22 +174,19 @@ class EmbeddingObjective:
                 )
 
             losses = {"contrast": self._at_lengths(contrast, *sides)}
-            if taught is not None:
-                losses["distillation"] = self._loss.distillation * distil(F.normalize(vectors, dim=-1), taught)
             if has_scores:
                 cosines = [
                     F.normalize(answers[start:stop], dim=-1) @ F.normalize(asked[number], dim=-1)
                     for number, (start, stop) in enumerate(itertools.pairwise(place.tolist()))
                 ]
-                taught_scores = [group.scores or () for group in groups]
                 losses["scores"] = self._loss.scores * score_distillation(
                     [cosine / self._loss.temperature for cosine in cosines],
-                    taught_scores,
+                    [row.scores or () for row in rows],
                     temperature=self._loss.score_temperature,
                 )
             return losses
 
-        return self._backward(paths, loss)
+        return Part(texts, loss)
 
     def _at_lengths(self, loss: Callable[..., Tensor], *vectors: Tensor) -> Tensor:
         """The weighted mean of a loss over lengths, each cut to it and then scaled to length 1."""
@@ -174,35 +199,61 @@ class EmbeddingObjective:
         ]
         return torch.stack(losses).sum()
 
-    def _taught(self, rows: Sequence[Example], documents: Sequence[str]) -> Tensor | None:
+    def _taught(self, texts: Sequence["Text"]) -> tuple[Tensor, Tensor] | None:
+        """Which texts the teacher has vectors of, and those; None where nobody asks, or it knows none of them."""
         if self._teach is None or not self._loss.distillation:
             return None
-        answers = self._teach(documents, InputType.DOCUMENT, None)
-        queries = np.empty((len(rows), answers.shape[1]), dtype=np.float32)
-        for instruction, numbers in places_of([row.instruction for row in rows]).items():
-            queries[numbers] = self._teach([rows[number].query for number in numbers], InputType.QUERY, instruction)
-        return torch.from_numpy(np.concatenate([queries, answers])).to(self._encode.device)
-
-    def _paths(
-        self, texts: Sequence[str], instructions: Sequence[str | None], *, is_query: bool = False
-    ) -> list[TokenPath]:
-        """The prompts of texts; those of queries without an instruction have the model's own."""
-        kind = InputType.QUERY if is_query else InputType.DOCUMENT
-        found: dict[int, TokenPath] = {}
-        for instruction, numbers in places_of(instructions).items():
-            request = EmbeddingRequest(
-                inputs=[texts[number] for number in numbers],
-                input_type=kind,
-                instruction=instruction,
-                truncate=Truncate.END,
+        known: list[int] = []
+        vectors: list[Vectors] = []
+        for prompt, numbers in places_of([text.prompt if text.taught_as is None else BARE for text in texts]).items():
+            kind = InputType.QUERY if prompt.asks else InputType.DOCUMENT
+            said = self._teach(
+                [texts[number].taught_as or texts[number].text for number in numbers], kind, prompt.instruction
             )
-            found.update(zip(numbers, (prompt.path for prompt in self._prompts.render(request)), strict=True))
-        return [found[number] for number in range(len(texts))]
+            finite = np.isfinite(said).all(axis=1)
+            known += np.array(numbers)[finite].tolist()
+            vectors.append(said[finite])
+        if not known:
+            return None
+        device = self._encode.device
+        return torch.tensor(known, device=device), torch.from_numpy(np.concatenate(vectors)).to(device)
 
-    def _backward(
-        self, paths: Sequence[TokenPath], loss: Callable[[Tensor], Mapping[str, Tensor]]
-    ) -> tuple[Losses, int]:
-        return backward(self._encode, paths, lambda hidden: hidden, loss, self._max_tokens_at_once)
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text to be embedded.
+
+    Attributes:
+        text: Itself.
+        prompt: What stands before it.
+        taught_as: Another text whose vector, as a document, is the teacher's for this one.
+    """
+
+    text: str
+    prompt: Prompt
+    taught_as: str | None = None
+
+
+def paths_of(texts: Sequence[Text], prompts: EmbeddingPrompts) -> list[TokenPath]:
+    """Texts with what stands before them."""
+    found: dict[int, TokenPath] = {}
+    for prompt, numbers in places_of([text.prompt for text in texts]).items():
+        request = EmbeddingRequest(
+            inputs=[texts[number].text for number in numbers],
+            input_type=InputType.QUERY if prompt.asks else InputType.DOCUMENT,
+            instruction=prompt.instruction,
+            truncate=Truncate.END,
+        )
+        found.update(zip(numbers, (rendered.path for rendered in prompts.render(request)), strict=True))
+    return [found[number] for number in range(len(texts))]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Texts of a step, and what their vectors `[N, C]` cost."""
+
+    texts: Sequence[Text]
+    loss: Callable[[Tensor], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,25 +298,23 @@ class RerankObjective:
         self._encode, self._prompts, self._head, self._loss = encode, prompts, head, loss
         self._max_tokens_at_once = max_tokens_at_once
 
-    def __call__(self, batch: Batch[Row]) -> tuple[Losses, int]:
-        """Add the gradients of a batch."""
-        rows = [row for row in batch.rows if isinstance(row, Example)]
-        draw = np.random.default_rng(batch.seed)
-        groups = [_documents(row, self._loss.negatives, draw) for row in rows]
+    def __call__(self, batches: Sequence[Batch[Row]]) -> tuple[Losses, int]:
+        """Add the gradients of a step."""
+        rows = [one for batch in batches for one in draw_rows(batch.rows, batch.form, self._loss.negatives, batch.seed)]
         paths: list[TokenPath] = []
-        for row, group in zip(rows, groups, strict=True):
+        for row in rows:
             request = RerankRequest(
                 query=row.query,
-                documents=[group.texts[index] for index in group.chosen],
-                instruction=row.instruction,
+                documents=row.documents,
+                instruction=row.prompt.instruction,
                 truncate=Truncate.END,
             )
             paths += [prompt.path for prompt in self._prompts.render(request)]
-        counts = [len(group.chosen) for group in groups]
+        counts = [len(row.documents) for row in rows]
         labels = torch.tensor(
             [float(place == 0) for count in counts for place in range(count)], device=self._encode.device
         )
-        has_scores = self._loss.scores > 0 and all(group.scores is not None for group in groups)
+        has_scores = self._loss.scores > 0 and all(row.scores is not None for row in rows)
 
         def loss(logits: Tensor) -> Mapping[str, Tensor]:
             lists = torch.split(logits[:, 0], counts)
@@ -275,7 +324,7 @@ class RerankObjective:
                 losses["listwise"] = self._loss.listwise * chosen.mean()
             if has_scores:
                 losses["scores"] = self._loss.scores * score_distillation(
-                    lists, [group.scores or () for group in groups], temperature=self._loss.score_temperature
+                    lists, [row.scores or () for row in rows], temperature=self._loss.score_temperature
                 )
             return losses
 
@@ -320,27 +369,10 @@ def backward(
     return {"loss": total, **{name: float(value.detach()) for name, value in found.items()}}, num_tokens
 
 
-@dataclass(frozen=True)
-class _Group:
-    """The documents that were drawn of a row: numbers in `texts`, the positive first, and a teacher's scores."""
-
-    texts: Sequence[str]
-    chosen: Sequence[int]
-    scores: tuple[float, ...] | None
-
-
-def _documents(row: Example, num_negatives: int, draw: np.random.Generator) -> _Group:
-    texts = (*row.positives, *row.negatives)
-    positive = int(draw.integers(len(row.positives)))
-    negatives = draw.permutation(len(row.negatives))[:num_negatives] + len(row.positives)
-    chosen = [positive, *negatives.tolist()]
-    return _Group(texts, chosen, tuple(row.scores[index] for index in chosen) if row.scores else None)
-
-
-def _never_negatives(rows: Sequence[Example], positives: Sequence[str]) -> Tensor:
+def _never_negatives(rows: Sequence[Drawn]) -> Tensor:
     """Pairs of rows with one positive or one label, bool `[N, N]`."""
-    names = {text: number for number, text in enumerate(dict.fromkeys(positives))}
-    texts = torch.tensor([names[text] for text in positives])
+    names = {text: number for number, text in enumerate(dict.fromkeys(row.documents[0] for row in rows))}
+    texts = torch.tensor([names[row.documents[0]] for row in rows])
     labels = {label: number for number, label in enumerate(dict.fromkeys(row.label for row in rows))}
     marks = torch.tensor([-1 - place if row.label is None else labels[row.label] for place, row in enumerate(rows)])
     same: Tensor = (texts.unsqueeze(0) == texts.unsqueeze(1)) | (marks.unsqueeze(0) == marks.unsqueeze(1))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quernel.errors import SettingsError
+from quernel.train.drawing import Form
 from quernel.train.lora import LoraSettings
 from quernel.train.objectives import EmbeddingLoss, RerankLoss
 from quernel.train.settings import Table
@@ -24,7 +25,8 @@ class StartSettings(Table):
         device: Where.
         max_tokens: Texts are cut to so many.
         checkpointing: Whether layers are computed twice, for less memory.
-        teacher: A model whose vectors are learned from: a name as in `start`, or `http://host:port#model`.
+        compile: Whether what stands between the products is compiled; needs a C++ compiler, and a minute at first.
+        teacher: Whose vectors are learned from: a name as in `start`, `http://host:port#model`, or a file of vectors.
     """
 
     start: str
@@ -32,6 +34,7 @@ class StartSettings(Table):
     device: str = "auto"
     max_tokens: int = 512
     checkpointing: bool = False
+    compile: bool = False
     teacher: str | None = None
 
 
@@ -44,12 +47,33 @@ class DataSettings(Table):
         name: For reports; the file's by default.
         weight: Its share of the batches, next to the others'.
         instruction: Of rows that have none.
+        bare: Share of the queries that carry no instruction, as documents do.
+        generic: Share of the others that carry the model's default instruction and not their own.
+        symmetric: Whether documents are of one kind with queries, and carry what their query carries.
+        translation: Whether what a teacher says of the document holds for the query too.
+        crops: Whether rows are two spans of one document, the shorter one the query; queries are not read then.
     """
 
     path: str
     name: str = ""
     weight: float = 1.0
     instruction: str | None = None
+    bare: float = 0.0
+    generic: float = 0.0
+    symmetric: bool = False
+    translation: bool = False
+    crops: bool = False
+
+    @property
+    def form(self) -> Form:
+        """How its rows are read."""
+        return Form(
+            bare=self.bare,
+            generic=self.generic,
+            symmetric=self.symmetric,
+            translation=self.translation,
+            crops=self.crops,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +83,9 @@ class StageSettings(Table):
     Attributes:
         steps: Optimiser steps.
         rate: Peak learning rate.
+        rates: Other peak rates, by the beginning of a parameter's name; 0 keeps parameters as they are.
         batch: Rows in a step.
+        sources: Sources that a step draws its rows from; several teach the model to tell kinds apart.
         warmup: Share of the steps over which the rate rises.
         floor: Share of the peak that is left at the end of the cosine.
         weight_decay: Of AdamW.
@@ -74,7 +100,9 @@ class StageSettings(Table):
 
     steps: int
     rate: float
+    rates: Mapping[str, float] = field(default_factory=dict)
     batch: int = 64
+    sources: int = 1
     warmup: float = 0.05
     floor: float = 0.0
     weight_decay: float = 0.01
@@ -87,7 +115,7 @@ class StageSettings(Table):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "tokens_at_once", "save_every", "merge"):
+        for name in ("steps", "batch", "sources", "tokens_at_once", "save_every", "merge"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"stages.{name} is {getattr(self, name)}.", param=name, hint="Set 1 or more.")
         if not self.rate > 0:
