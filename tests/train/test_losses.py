@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from quernel.train.losses import cosent, distillation, info_nce, matryoshka, relevance
+from quernel.train.losses import cosent, distillation, info_nce, matryoshka
 
 EAST, NORTH = [1.0, 0.0], [0.0, 1.0]
 
@@ -56,13 +56,3 @@ def test_cosent_wants_the_judged_order():
     assert right.item() == pytest.approx(math.log(1 + math.exp(-1)))
     assert wrong.item() == pytest.approx(math.log(1 + math.e))
     assert cosent(first, second, torch.tensor([0.5, 0.5]), temperature=1.0).item() == pytest.approx(0)
-
-
-def test_relevance_adds_the_choice_in_the_group_to_the_answer_of_each():
-    logits, labels = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
-    assert relevance(logits, labels).item() == pytest.approx(2 * math.log(2))
-
-
-def test_a_group_without_a_positive_has_no_choice_to_make():
-    logits, labels = torch.zeros(1, 3), torch.zeros(1, 3)
-    assert relevance(logits, labels).item() == pytest.approx(math.log(2))

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from quernel.errors import SettingsError
 from quernel.train.sources import Row, read_rows
+from quernel.train.vectors import Hashes, hashes_of
 
 Int32s = npt.NDArray[np.int32]
 
@@ -31,6 +32,7 @@ class Corpus:
     Attributes:
         tokens: uint16 `[T]`.
         starts: int64 `[X + 1]`.
+        hashes: What the texts are found by, as `vectors.hashes_of` has it, uint64 `[X]`.
         queries: Text of the asking side, `[R]`.
         positives: Text that answers, `[R]`.
         groups: Rows of one group are never negatives of each other, `[R]`: one answer text, or one label.
@@ -44,6 +46,7 @@ class Corpus:
 
     tokens: npt.NDArray[np.uint16]
     starts: npt.NDArray[np.int64]
+    hashes: Hashes
     queries: Int32s
     positives: Int32s
     groups: Int32s
@@ -183,6 +186,7 @@ def build_corpus(
     return Corpus(
         tokens=np.concatenate(pieces) if pieces else np.empty(0, np.uint16),
         starts=np.concatenate(([0], np.cumsum(lengths))).astype(np.int64),
+        hashes=hashes_of(list(numbers)),
         queries=columns[0].copy(),
         positives=columns[1].copy(),
         groups=columns[2].copy(),

@@ -214,7 +214,7 @@ def read_sources(recipe: Recipe, *, say: Callable[[str], None] = lambda line: No
     keep = None if recipe.keep_out is None else ContaminationFilter(read_evaluation_texts(recipe.keep_out))
     sources = []
     for name, settings in zip(recipe.source_names, recipe.data, strict=True):
-        rows = read_examples(recipe.folder / settings.path)
+        rows = [cut_row(row, recipe.model.max_characters) for row in read_examples(recipe.folder / settings.path)]
         kept = [row for row in rows if keep is None or not any(keep.shares(text) for text in texts_of(row))]
         if not kept:
             raise SettingsError(f"All rows of {name} share text with the evaluation sets.", param="keep_out")
@@ -227,6 +227,18 @@ def read_sources(recipe: Recipe, *, say: Callable[[str], None] = lambda line: No
         say(f"{name}: {len(kept):,} rows{left_out}")
         sources.append(Source(name, kept, settings.weight, settings.form))
     return sources
+
+
+def cut_row(row: Row, max_characters: int | None) -> Row:
+    """A row whose texts have at most so many characters."""
+    if max_characters is None:
+        return row
+    if isinstance(row, JudgedPair):
+        return replace(row, first=row.first[:max_characters], second=row.second[:max_characters])
+    if isinstance(row, Passage):
+        return replace(row, text=row.text[:max_characters])
+    positives, negatives = (tuple(text[:max_characters] for text in side) for side in (row.positives, row.negatives))
+    return replace(row, query=row.query[:max_characters], positives=positives, negatives=negatives)
 
 
 def texts_of(row: Row) -> tuple[str, ...]:

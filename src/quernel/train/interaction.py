@@ -29,29 +29,53 @@ from quernel.model.config import Qwen3Config
 from quernel.model.layers import DecoderLayer
 from quernel.model.qwen3 import Qwen3
 
-CONTENT = slice(0, 112)
-CODE = slice(112, 176)
-FOUND = slice(176, 240)
-(
-    CONSTANT,
-    WEIGHT,  # logit of the token in a bag
-    RARITY,  # logit of the token among the words of a query that should be found
-    QUERY_MARK,
-    DOCUMENT_MARK,
-    IN_QUERY,
-    IN_DOCUMENT,
-    SINK,
-    LEXICAL_CARRIER,
-    QUERY_CARRIER,
-    DOCUMENT_CARRIER,
-    READER,
-    LEXICAL,
-    SCORE,
-) = range(240, 254)
-"""What each coordinate of the residual stream means at the start."""
-
 NUM_LAYERS = 4
-NUM_BUCKETS = CODE.stop - CODE.start
+NUM_BUCKETS = 64
+
+
+class Places:
+    """What each coordinate of the residual stream means at the start.
+
+    Args:
+        hidden_size: Coordinates that there are. Twice the content must fit: at the end the reader holds both bags.
+        num_heads: Heads of 64, among which contents are divided.
+
+    Attributes:
+        num_content: Coordinates of a token's meaning.
+        content: Where they are.
+        code: Where the buckets of a token are.
+        found: Where the buckets that a document token found are.
+        document: Where the reader has the document's bag; the query's is in `content`.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int) -> None:
+        first = hidden_size - NUM_FLAGS
+        parts = math.lcm(num_heads - 2, num_heads // 2)  # heads that gather bags, and that read one
+        self.num_content = min(first - 2 * NUM_BUCKETS, first // 2, num_heads // 2 * (HEAD_DIM - 1)) // parts * parts
+        self.content = slice(0, self.num_content)
+        self.code = slice(self.num_content, self.num_content + NUM_BUCKETS)
+        self.found = slice(self.code.stop, self.code.stop + NUM_BUCKETS)
+        self.document = slice(self.num_content, 2 * self.num_content)
+        (
+            self.constant,
+            self.weight,  # logit of the token in a bag
+            self.rarity,  # logit of the token among the words of a query that should be found
+            self.query_mark,
+            self.document_mark,
+            self.in_query,
+            self.in_document,
+            self.sink,
+            self.lexical_carrier,
+            self.query_carrier,
+            self.document_carrier,
+            self.reader,
+            self.lexical,
+            self.score,
+        ) = range(first, hidden_size)
+
+
+NUM_FLAGS = 14
+HEAD_DIM = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +135,8 @@ def start_reranker(
     """A model that computes what the module describes.
 
     Args:
-        config: Four layers, hidden size 256, four heads of 64 and as many key/value heads, an MLP of 512 or more.
-        content: Meaning of each token, unit rows `[vocab, 112]`.
+        config: Four layers, four or more heads of 64 and as many key/value heads, an MLP of twice the content or more.
+        content: Meaning of each token, unit rows `[vocab, Places.num_content]`.
         weights: Log weight of each token in a bag `[vocab]`.
         rarity: Positive weight of each token among the words of a query `[vocab]`.
         vocabulary: The template's tokens.
@@ -124,8 +148,10 @@ def start_reranker(
     for name, parameter in model.named_parameters():
         if "norm" not in name:
             parameter.zero_()
+    model.norm.weight.fill_(NORM / math.sqrt(config.hidden_size))
     _fill_table(
         model.embed_tokens.weight,
+        Places(config.hidden_size, config.num_attention_heads),
         content=content,
         weights=weights,
         rarity=rarity,
@@ -158,6 +184,9 @@ class _Layer:
         self.v = attention.v_proj.weight.view(self.num_heads, head_dim, -1)
         self.o = attention.o_proj.weight.view(-1, self.num_heads, head_dim).permute(1, 2, 0)  # [head, D, C]
         self.mlp = layer.mlp
+        self.at = Places(model.config.hidden_size, self.num_heads)
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            norm.weight.fill_(NORM / math.sqrt(model.config.hidden_size))
         # The slower half of the rotary pairs: within 300 tokens the fastest of them turns by 0.3.
         half = head_dim // 2
         self.slow = [*range(half // 2, half), *range(half + half // 2, head_dim)][::-1]
@@ -181,11 +210,12 @@ FIELD = 0.7
 """Size of the coordinates that say which field a token is in."""
 
 NORM = 16.0
-"""Length of a row after an input norm: the square root of 256."""
+"""Length of a row after a norm, whatever the model's width; what follows is tuned to it."""
 
 
 def _fill_table(
     table: Tensor,
+    at: Places,
     *,
     content: Tensor,
     weights: Tensor,
@@ -194,44 +224,48 @@ def _fill_table(
     generator: torch.Generator,
 ) -> None:
     """The token table: what a token means, its code, its weights, and the flags of the template's tokens."""
-    table[:, CONTENT] = content
-    buckets = torch.rand(len(table), NUM_BUCKETS, generator=generator).topk(2, dim=1).indices + CODE.start
+    table[:, at.content] = content
+    buckets = torch.rand(len(table), NUM_BUCKETS, generator=generator).topk(2, dim=1).indices + at.code.start
     table.scatter_(1, buckets, 0.5)
-    table[:, CONSTANT] = FLAG
-    table[:, WEIGHT] = ((weights - weights.max()) / WEIGHT_UNIT).clamp(min=-1.0)
-    table[:, RARITY] = ((rarity / rarity.max()).clamp(min=1e-4).log() / WEIGHT_UNIT).clamp(min=-1.0)
+    table[:, at.constant] = FLAG
+    table[:, at.weight] = ((weights - weights.max()) / WEIGHT_UNIT).clamp(min=-1.0)
+    table[:, at.rarity] = ((rarity / rarity.max()).clamp(min=1e-4).log() / WEIGHT_UNIT).clamp(min=-1.0)
     template = {
-        vocabulary.query_mark: {QUERY_MARK: 1.0},
-        vocabulary.document_mark: {DOCUMENT_MARK: 1.0},
-        vocabulary.sink: {SINK: 1.0},
-        vocabulary.lexical_carrier: {LEXICAL_CARRIER: 1.0, CONSTANT: CARRIER_SIZE},
-        vocabulary.query_carrier: {QUERY_CARRIER: 0.5},
-        vocabulary.document_carrier: {DOCUMENT_CARRIER: 0.5},
-        vocabulary.reader: {READER: 0.5, SCORE: -0.8},
+        vocabulary.query_mark: {at.query_mark: 1.0},
+        vocabulary.document_mark: {at.document_mark: 1.0},
+        vocabulary.sink: {at.sink: 1.0},
+        vocabulary.lexical_carrier: {at.lexical_carrier: 1.0, at.constant: CARRIER_SIZE},
+        vocabulary.query_carrier: {at.query_carrier: 0.5},
+        vocabulary.document_carrier: {at.document_carrier: 0.5},
+        vocabulary.reader: {at.reader: 0.5, at.score: -0.8},
     }
     for token, flags in template.items():
         table[token] = 0
-        table[token, CONSTANT] = FLAG
+        table[token, at.constant] = FLAG
         for coordinate, value in flags.items():
             table[token, coordinate] = value
-    table[vocabulary.yes, SCORE] = ANSWER
-    table[vocabulary.no, SCORE] = -ANSWER
+    # The head is the difference of the two answers: what they have in common must not be read as relevance.
+    table[vocabulary.no] = table[vocabulary.yes]
+    table[vocabulary.yes, at.score] = ANSWER
+    table[vocabulary.no, at.score] = -ANSWER
 
 
 def _mark_fields(layer: _Layer) -> None:
     """Head 0 attends to the nearest marker that there is; the others have no effect."""
+    at = layer.at
     layer.scale(48.0)
     first, second = layer.slow[:2]
-    layer.q[0, first, CONSTANT] = 1
-    layer.k[0, first, [CONSTANT, QUERY_MARK, DOCUMENT_MARK]] = torch.tensor([-1.0, 0.5, 4.0])
-    layer.k[0, second, CONSTANT] = 1
-    layer.v[0, 0, QUERY_MARK] = layer.v[0, 1, DOCUMENT_MARK] = 1
+    layer.q[0, first, at.constant] = 1
+    layer.k[0, first, [at.constant, at.query_mark, at.document_mark]] = torch.tensor([-1.0, 0.5, 4.0])
+    layer.k[0, second, at.constant] = 1
+    layer.v[0, 0, at.query_mark] = layer.v[0, 1, at.document_mark] = 1
     marker = NORM / math.hypot(1, FLAG)  # a marker's coordinate after the input norm
-    layer.o[0, 0, IN_QUERY] = layer.o[0, 1, IN_DOCUMENT] = FIELD / marker
+    layer.o[0, 0, at.in_query] = layer.o[0, 1, at.in_document] = FIELD / marker
 
 
 def _match(layer: _Layer, strengths: Strengths, generator: torch.Generator) -> None:
     """All four heads match by code, each in its own 30 directions, and average what they find."""
+    at = layer.at
     layer.scale(strengths.match_scale)
     field, extra, *meaning = layer.slow
     typical = 0.5 * math.sqrt(2 * len(meaning) / NUM_BUCKETS)  # length of a code in so many random directions
@@ -241,15 +275,15 @@ def _match(layer: _Layer, strengths: Strengths, generator: torch.Generator) -> N
     for head in range(layer.num_heads):
         directions = torch.linalg.qr(torch.randn(NUM_BUCKETS, len(meaning), generator=generator))[0].T
         for weights in (layer.q, layer.k):
-            weights[head, meaning, CODE] = directions
-        layer.q[head, field, CONSTANT] = typical / FLAG
-        layer.k[head, field, CONSTANT] = -typical / FLAG
-        layer.k[head, field, IN_QUERY] = 2 * typical / FIELD
-        layer.q[head, extra, CONSTANT] = typical * slack / FLAG
-        layer.k[head, field, SINK] = 100
-        layer.k[head, extra, SINK] = 100 * slack
-        layer.v[head, :, CODE] = torch.eye(NUM_BUCKETS)
-        layer.o[head, :, FOUND] = torch.eye(NUM_BUCKETS) / layer.num_heads / 32
+            weights[head, meaning, at.code] = directions
+        layer.q[head, field, at.constant] = typical / FLAG
+        layer.k[head, field, at.constant] = -typical / FLAG
+        layer.k[head, field, at.in_query] = 2 * typical / FIELD
+        layer.q[head, extra, at.constant] = typical * slack / FLAG
+        layer.k[head, field, at.sink] = 100
+        layer.k[head, extra, at.sink] = 100 * slack
+        layer.v[head, :, at.code] = torch.eye(NUM_BUCKETS)
+        layer.o[head, :, at.found] = torch.eye(NUM_BUCKETS) / layer.num_heads / 32
 
 
 CARRIER_SIZE = 16.0
@@ -267,6 +301,7 @@ ANSWER = 0.5
 
 def _gather(layer: _Layer) -> None:
     """The carriers: found and wanted codes and their overlap in one, the two bags in the others."""
+    at = layer.at
     largest = 64.0
     layer.scale(largest)
     first, second, rest, base = layer.slow[:4]
@@ -275,48 +310,48 @@ def _gather(layer: _Layer) -> None:
 
     # A carrier looks along `first` or `second`; every other token along `rest`, where only the sink is.
     for head in range(layer.num_heads):
-        layer.q[head, rest, CONSTANT] = FLAG
+        layer.q[head, rest, at.constant] = FLAG
     for head in (found, wanted):
-        layer.q[head, first, LEXICAL_CARRIER] = 100
+        layer.q[head, first, at.lexical_carrier] = 100
     for head in bags:
-        layer.q[head, first, QUERY_CARRIER] = layer.q[head, second, DOCUMENT_CARRIER] = 100
+        layer.q[head, first, at.query_carrier] = layer.q[head, second, at.document_carrier] = 100
 
     # Found codes are summed: the cosine of the sink exceeds that of a document token by log(SUM_LENGTH).
-    layer.k[found, first, CONSTANT] = -bias
-    layer.k[found, first, IN_DOCUMENT] = 2 / FIELD
-    layer.k[found, base, CONSTANT] = bias
+    layer.k[found, first, at.constant] = -bias
+    layer.k[found, first, at.in_document] = 2 / FIELD
+    layer.k[found, base, at.constant] = bias
     cosine = math.sqrt(0.5) + math.log(SUM_LENGTH / 3) / largest  # three sinks in a prompt
-    layer.k[found, first, SINK] = 100 * cosine
-    layer.k[found, rest, SINK] = 100 * math.sqrt(1 - cosine**2)
+    layer.k[found, first, at.sink] = 100 * cosine
+    layer.k[found, rest, at.sink] = 100 * math.sqrt(1 - cosine**2)
 
-    layer.k[wanted, first, CONSTANT] = -bias
-    layer.k[wanted, first, IN_QUERY] = 2 / FIELD
-    layer.k[wanted, first, RARITY] = WEIGHT_UNIT / (largest * math.sqrt(0.125))
-    layer.k[wanted, base, CONSTANT] = bias
-    layer.k[wanted, rest, SINK] = 8
+    layer.k[wanted, first, at.constant] = -bias
+    layer.k[wanted, first, at.in_query] = 2 / FIELD
+    layer.k[wanted, first, at.rarity] = WEIGHT_UNIT / (largest * math.sqrt(0.125))
+    layer.k[wanted, base, at.constant] = bias
+    layer.k[wanted, rest, at.sink] = 8
     for head in bags:
-        for dimension, field in ((first, IN_QUERY), (second, IN_DOCUMENT)):
-            layer.k[head, dimension, CONSTANT] = -bias
+        for dimension, field in ((first, at.in_query), (second, at.in_document)):
+            layer.k[head, dimension, at.constant] = -bias
             layer.k[head, dimension, field] = 2 / FIELD
-            layer.k[head, dimension, WEIGHT] = WEIGHT_UNIT / (largest * math.sqrt(1 / 3))
-        layer.k[head, base, CONSTANT] = bias
-        layer.k[head, rest, SINK] = 8
+            layer.k[head, dimension, at.weight] = WEIGHT_UNIT / (largest * math.sqrt(1 / 3))
+        layer.k[head, base, at.constant] = bias
+        layer.k[head, rest, at.sink] = 8
 
     for carrier in (
-        LEXICAL_CARRIER,
-        QUERY_CARRIER,
-        DOCUMENT_CARRIER,
-        READER,
+        at.lexical_carrier,
+        at.query_carrier,
+        at.document_carrier,
+        at.reader,
     ):  # They follow the document; not part of it.
         layer.k[:, first, carrier] = layer.k[:, second, carrier] = -100
 
-    layer.v[found, :, FOUND] = torch.eye(NUM_BUCKETS)
-    layer.o[found, :, FOUND] = torch.eye(NUM_BUCKETS) * 1.6 * SUM_LENGTH
-    layer.v[wanted, :, CODE] = torch.eye(NUM_BUCKETS)
-    layer.o[wanted, :, CODE] = torch.eye(NUM_BUCKETS) * 0.4
-    size = (CONTENT.stop - CONTENT.start) // len(bags)
+    layer.v[found, :, at.found] = torch.eye(NUM_BUCKETS)
+    layer.o[found, :, at.found] = torch.eye(NUM_BUCKETS) * 1.6 * SUM_LENGTH
+    layer.v[wanted, :, at.code] = torch.eye(NUM_BUCKETS)
+    layer.o[wanted, :, at.code] = torch.eye(NUM_BUCKETS) * 0.4
+    size = at.num_content // len(bags)
     for position, head in enumerate(bags):
-        part = list(range(CONTENT.start + position * size, CONTENT.start + (position + 1) * size))
+        part = list(range(position * size, (position + 1) * size))
         layer.v[head, range(size), part] = 1
         layer.o[head, range(size), part] = 2
 
@@ -325,33 +360,35 @@ def _gather(layer: _Layer) -> None:
     for bucket in range(NUM_BUCKETS):
         for unit, (offset, sign) in enumerate(((0.0, 1.0), (-CLIP, -1.0))):
             row = 2 * bucket + unit
-            gate[row, FOUND.start + bucket] = 26.0
-            gate[row, CONSTANT] = offset / NORM  # the carrier's constant is nearly all of it
-            up[row, CODE.start + bucket] = 1.0
-            down[LEXICAL, row] = sign / CLIP
+            gate[row, at.found.start + bucket] = 26.0
+            gate[row, at.constant] = offset / NORM  # the carrier's constant is nearly all of it
+            up[row, at.code.start + bucket] = 1.0
+            down[at.lexical, row] = sign / CLIP
 
 
 def _compare(layer: _Layer, strengths: Strengths) -> None:
     """The last token reads the carriers and multiplies the two bags."""
+    at = layer.at
     layer.scale(48.0)
     first, second = layer.slow[:2]
-    size = (CONTENT.stop - CONTENT.start) // 2
+    half = layer.num_heads // 2
+    size = at.num_content // half
     for head in range(layer.num_heads):
-        layer.q[head, first, CONSTANT] = 1
-        layer.k[head, second, CONSTANT] = 1
-        carriers = (QUERY_CARRIER, LEXICAL_CARRIER) if head < 2 else (DOCUMENT_CARRIER,)
+        layer.q[head, first, at.constant] = 1
+        layer.k[head, second, at.constant] = 1
+        carriers = (at.query_carrier, at.lexical_carrier) if head < half else (at.document_carrier,)
         for carrier in carriers:
             layer.k[head, first, carrier] = 1000
-        part = range(CONTENT.start + (head % 2) * size, CONTENT.start + (head % 2 + 1) * size)
+        part = range(head % half * size, (head % half + 1) * size)
         layer.v[head, range(size), part] = 1
-        shift = 0 if head < 2 else CODE.start - CONTENT.start  # the document's bag goes where codes were
-        layer.o[head, range(size), [index + shift for index in part]] = (2.0 if head < 2 else 1.0) / 8
-    layer.v[0, size, LEXICAL] = 1
-    layer.o[0, size, SCORE] = strengths.lexical
+        shift = 0 if head < half else at.document.start
+        layer.o[head, range(size), [index + shift for index in part]] = (2.0 if head < half else 1.0) / 8
+    layer.v[0, size, at.lexical] = 1
+    layer.o[0, size, at.score] = strengths.lexical
     gate, up, down = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight
-    for index in range(2 * size):
+    for index in range(at.num_content):
         for sign in (1.0, -1.0):
             row = 2 * index + (sign < 0)
-            gate[row, CONTENT.start + index] = sign
-            up[row, CODE.start + index] = sign
-            down[SCORE, row] = strengths.semantic / 128
+            gate[row, index] = sign
+            up[row, at.document.start + index] = sign
+            down[at.score, row] = strengths.semantic / 128

@@ -86,23 +86,3 @@ def cosent(first: Tensor, second: Tensor, scores: Tensor, *, temperature: float)
     differences = cosines.unsqueeze(0) - cosines.unsqueeze(1)
     differences = differences[scores.unsqueeze(1) > scores.unsqueeze(0)]
     return torch.cat((differences.new_zeros(1), differences)).logsumexp(dim=0)
-
-
-def relevance(logits: Tensor, labels: Tensor) -> Tensor:
-    """The reranker's loss on groups of candidates: which one answers, and yes or no for each.
-
-    The first term is the cross-entropy over the candidates of a group (groups without a positive take no part), the
-    second the cross-entropy of "yes" and "no" alone, so that sigmoid(logit) stays a probability.
-
-    Args:
-        logits: logit("yes") - logit("no"), `[N, M]`.
-        labels: 1 for a positive, else 0, `[N, M]`; at most one positive a group.
-
-    Source: arXiv 2506.05176, equation 2 (the second term); listwise softmax as in ms-swift.
-    """
-    pointwise = F.binary_cross_entropy_with_logits(logits, labels)
-    answered = labels.sum(dim=1) > 0
-    if not bool(answered.any()):
-        return pointwise
-    listwise = -(logits.log_softmax(dim=1) * labels)[answered].sum(dim=1).mean()
-    return pointwise + listwise

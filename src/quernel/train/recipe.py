@@ -24,6 +24,7 @@ class StartSettings(Table):
         dtype: What products are computed in: float32, bfloat16 or float16; weights are trained in float32.
         device: Where.
         max_tokens: Texts are cut to so many.
+        max_characters: Texts are cut to so many as they are read, which saves the time of long ones; None for no limit.
         checkpointing: Whether layers are computed twice, for less memory.
         compile: Whether what stands between the products is compiled; needs a C++ compiler, and a minute at first.
         teacher: Whose vectors are learned from: a name as in `start`, `http://host:port#model`, or a file of vectors.
@@ -33,6 +34,7 @@ class StartSettings(Table):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: str = "auto"
     max_tokens: int = 512
+    max_characters: int | None = None
     checkpointing: bool = False
     compile: bool = False
     teacher: str | None = None
@@ -147,8 +149,16 @@ class Recipe:
     raw: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: Path) -> "Recipe":
+    def load(
+        cls, path: Path, *, folder: Path | None = None, keep_out: Path | None = None, teacher: str | None = None
+    ) -> "Recipe":
         """The run that a file describes.
+
+        Args:
+            path: The file.
+            folder: What its paths are relative to; its own folder where None.
+            keep_out: In place of the file's.
+            teacher: In place of the file's.
 
         Raises:
             SettingsError: It cannot be read, or a key is missing, unknown or wrong.
@@ -157,7 +167,11 @@ class Recipe:
             raw = tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SettingsError(f"{path} cannot be read: {error}.", param="recipe") from error
-        return cls.from_dict(raw, path.parent)
+        if keep_out is not None:
+            raw["keep_out"] = str(keep_out.absolute())
+        if teacher is not None:
+            raw["model"] = {**raw.get("model", {}), "teacher": teacher}
+        return cls.from_dict(raw, folder or path.parent)
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], folder: Path) -> "Recipe":

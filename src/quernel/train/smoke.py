@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from quernel.train.settings import BuiltinSettings, RunSettings
+from quernel.train.pair_settings import PairSettings
 from quernel.train.sources import SUFFIX
 
 _SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "ra", "si", "tu", "ve", "wo", "zy", "gan", "pel", "dor", "mis")
@@ -54,19 +54,29 @@ def write_smoke_data(folder: Path, *, seed: int = 0) -> None:
             lines.writelines(json.dumps(make(index)) + "\n" for index in range(_NUM_ROWS))
 
 
-def smoke_settings(settings: BuiltinSettings) -> BuiltinSettings:
-    """The given settings, cut to a few small steps; the shape is kept where the reranker's start depends on it."""
-
-    def short(run: RunSettings, layers: int = 0) -> RunSettings:
-        return replace(run, steps=4, blocks=2, pairs=32, max_document_tokens=64, layers=layers)
-
+def smoke_settings(settings: PairSettings) -> PairSettings:
+    """The given settings, cut to a few small steps; shapes are kept where the reranker's start depends on them."""
+    stage = {"steps": 2, "batch": 16, "sources": 2, "save_every": 1}
+    runs = tuple(
+        replace(run, steps=4, blocks=2, pairs=32, max_document_tokens=64, only=()) for run in settings.table.runs
+    )
     return replace(
         settings,
-        model=replace(settings.model, vocab_size=1024, intermediate_size=512),
-        corpus=replace(settings.corpus, vocabulary_characters=2_000_000),
-        objective=replace(settings.objective, taught=16, judged=16),
-        bag=tuple(short(run) for run in settings.bag),
-        grow=short(settings.grow, layers=1),
-        narrow=replace(settings.narrow, steps=4, blocks=2, pairs=32, max_document_tokens=64),
-        reranker=replace(settings.reranker, steps=2, queries=4, pool=12, max_document_tokens=48),
+        shape=replace(settings.shape, vocab_size=1024),
+        text=replace(settings.text, vocabulary_characters=2_000_000),
+        table=replace(settings.table, taught=16, judged=16, runs=runs),
+        layers=replace(
+            settings.layers,
+            count=1,
+            model={},
+            stages=tuple({**one, **stage, "rates": {}} for one in settings.layers.stages[:1]),
+        ),
+        reranker=replace(
+            settings.reranker,
+            shape=replace(settings.reranker.shape, vocab_size=1024),
+            narrow=replace(settings.reranker.narrow, steps=4, blocks=2, pairs=32, max_document_tokens=64),
+            mined=replace(settings.reranker.mined, rows=20, candidates=60, count=2, first=0),
+            model={},
+            stages=tuple({**one, **stage, "batch": 4} for one in settings.reranker.stages[:1]),
+        ),
     )

@@ -9,8 +9,7 @@ Shapes:
     C   width of the student
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from quernel.errors import SettingsError
+
 Floats = npt.NDArray[np.float32]
+
+TOKENS_AT_ONCE = 8_192
 
 
 @dataclass(frozen=True)
@@ -41,55 +44,46 @@ class Targets:
         return rows
 
 
-def encode_with_teacher(
-    folder: Path,
-    texts: Sequence[str],
-    *,
-    max_tokens: int = 128,
-    batch_size: int = 64,
-    max_seconds: float | None = None,
-    report: Callable[[str], None] = lambda line: None,
-) -> Floats:
-    """Unit vectors of as many of the first texts as the time allows, float32 `[N, U]`.
+def encode_with_teacher(folder: Path, texts: Sequence[str], *, max_tokens: int) -> Floats:
+    """Unit vectors of texts, float32 `[N, U]`.
 
     Args:
         folder: A checkpoint that `transformers.AutoModel` reads.
-        texts: In the order of their importance.
-        max_tokens: Texts are cut to so many of the teacher's tokens.
-        batch_size: Texts of similar length that are read at once.
-        max_seconds: Stop after so long; `None` reads all.
-        report: Called with a line of progress now and then.
-    """
-    from transformers import AutoModel, AutoTokenizer
+        texts: N texts.
+        max_tokens: Of the teacher's, to which each is cut.
 
+    Raises:
+        SettingsError: transformers is not installed.
+    """
+    try:
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise SettingsError(
+            "A teacher needs transformers.", param="teacher", hint="pip install transformers."
+        ) from error
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
-    started, chunks = time.monotonic(), []
-    size = 64 * batch_size
-    for first in range(0, len(texts), size):
-        chunk = list(texts[first : first + size])
-        order = sorted(range(len(chunk)), key=lambda index: len(chunk[index]))
-        vectors = np.empty((len(chunk), model.config.hidden_size), dtype=np.float32)
-        for begin in range(0, len(chunk), batch_size):
-            part = order[begin : begin + batch_size]
-            inputs = tokenizer(
-                [chunk[index] for index in part],
-                padding=True,
-                truncation=True,
-                max_length=max_tokens,
-                return_tensors="pt",
-            )
-            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-                hidden = model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            pooled = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
-            vectors[part] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
-        chunks.append(vectors)
-        seconds = time.monotonic() - started
-        report(f"teacher: {first + len(chunk)} of {len(texts)} texts in {seconds:.0f} s")
-        if max_seconds is not None and seconds > max_seconds:
-            break
-    return np.concatenate(chunks)
+    model = AutoModel.from_pretrained(folder, dtype=torch.bfloat16).eval()
+    vectors = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    ids = tokenizer(list(texts), truncation=True, max_length=max_tokens)["input_ids"]
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    start = 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and (stop + 1 - start) * len(ids[order[stop]]) <= TOKENS_AT_ONCE:
+            stop += 1
+        part = order[start:stop]
+        length = len(ids[part[-1]])
+        rows = torch.zeros(len(part), length, dtype=torch.int64)
+        mask = torch.zeros(len(part), length, dtype=torch.int64)
+        for row, number in enumerate(part):
+            rows[row, : len(ids[number])] = torch.tensor(ids[number])
+            mask[row, : len(ids[number])] = 1
+        with torch.inference_mode():
+            hidden = model(input_ids=rows, attention_mask=mask).last_hidden_state.float()
+        pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        vectors[part] = torch.nn.functional.normalize(pooled, dim=-1).numpy()
+        start = stop
+    return vectors
 
 
 def fit_projection(vectors: Floats, width: int, *, flatten: float = 0.0) -> Floats:

@@ -1,7 +1,6 @@
-"""The training loop and the three objectives that it runs: bag, grown transformer, reranker.
+"""How the token table is trained: a loop that knows nothing of what it minimises, and the table's objective.
 
-An objective is a function from progress (0 to 1) to a loss; the loop knows nothing else of it. Runs are fixed by their
-seed as long as they end by their number of steps; one that ends by the clock is not repeatable, and says so.
+An objective is a function from progress (0 to 1) to a loss. Runs are fixed by their seed.
 
 Shapes:
     N   texts                                 C   hidden size
@@ -17,13 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from quernel.model.layout import Layout
 from quernel.model.qwen3 import Qwen3
 from quernel.train.bag import bag_hidden
 from quernel.train.batches import Block, Sampler, Texts, join
 from quernel.train.corpus import Corpus
-from quernel.train.groups import GroupSampler
-from quernel.train.losses import cosent, distillation, info_nce, matryoshka, relevance
+from quernel.train.losses import cosent, distillation, info_nce, matryoshka
 from quernel.train.teacher import Targets
 
 Embed = Callable[[Texts], Tensor]
@@ -52,8 +49,8 @@ class Schedule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingWeights:
-    """What the embedding objective is made of.
+class TableWeights:
+    """What the table's objective is made of.
 
     Attributes:
         blocks: Blocks of one source each in a step.
@@ -80,7 +77,7 @@ class EmbeddingWeights:
     judged: int = 384
 
 
-class EmbeddingObjective:
+class TableObjective:
     """InfoNCE on blocks of pairs, distillation, and the order of judged pairs; see `losses` for each.
 
     Args:
@@ -98,7 +95,7 @@ class EmbeddingObjective:
         sampler: Sampler,
         corpus: Corpus,
         targets: Targets | None,
-        weights: EmbeddingWeights,
+        weights: TableWeights,
         *,
         seed: int,
     ) -> None:
@@ -170,39 +167,6 @@ class EmbeddingObjective:
         return distillation(F.normalize(torch.cat(vectors), dim=-1), self._target_vectors[np.concatenate(rows)])
 
 
-class RerankObjective:
-    """Groups of one positive and its hardest negatives, through the reranker's prompt.
-
-    Args:
-        model: The reranker.
-        groups: Draws them.
-        yes: Token id of the answer for relevant.
-        no: Token id of the answer for irrelevant.
-    """
-
-    def __init__(self, model: Qwen3, groups: GroupSampler, *, yes: int, no: int) -> None:
-        self._model, self._groups, self._answers = model, groups, (yes, no)
-
-    def __call__(self, progress: float) -> Tensor:
-        """The loss of one fresh batch of groups."""
-        del progress
-        prompts, labels = self._groups.draw()
-        return relevance(relevance_logits(self._model, prompts, *self._answers).view(labels.shape), labels)
-
-
-def relevance_logits(model: Qwen3, prompts: Texts, yes: int, no: int) -> Tensor:
-    """logit("yes") - logit("no") of each prompt, `[N]`, through the tied table."""
-    table = model.embed_tokens.weight
-    logits: Tensor = transformer_hidden(model, prompts) @ (table[yes] - table[no])
-    return logits
-
-
-def transformer_hidden(model: Qwen3, texts: Texts) -> Tensor:
-    """Final hidden states of the model at the end of each text, `[N, C]`."""
-    hidden: Tensor = model(texts.token_ids, Layout.from_lengths(texts.bounds.diff().tolist()))
-    return hidden
-
-
 def bag_embed(model: Qwen3, *, end_token: int) -> Embed:
     """A one-layer model as a bag of tokens."""
     return lambda texts: bag_hidden(model, texts.token_ids, texts.bounds, end_token=end_token)
@@ -214,7 +178,6 @@ def train(
     schedule: Schedule,
     *,
     frozen: Iterable[str] = (),
-    max_seconds: float | None = None,
     report: Report = lambda line: None,
 ) -> None:
     """Minimises the objective over the model's parameters, in place.
@@ -224,7 +187,6 @@ def train(
         objective: From progress to the loss of a fresh batch.
         schedule: Steps and rates.
         frozen: Parameters whose names contain one of these stay as they are.
-        max_seconds: Stop after so long, the schedule stretched or cut to end then; `None` for its steps alone.
         report: Called with a line of progress about every half minute.
     """
     frozen = tuple(frozen)
@@ -243,11 +205,6 @@ def train(
     for step in range(schedule.steps):
         seconds = time.monotonic() - started
         progress = step / schedule.steps
-        if max_seconds is not None:
-            progress = max(progress, seconds / max_seconds)
-            if progress >= 1:
-                report(f"stopped by the clock after {step} steps: another run will differ")
-                break
         rise = min(1.0, (step + 1) / schedule.warmup)
         fall = schedule.floor + (1 - schedule.floor) * (1 + math.cos(math.pi * progress)) / 2
         for group, peak in zip(optimiser.param_groups, peaks, strict=True):
