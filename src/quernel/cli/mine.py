@@ -26,7 +26,7 @@ NEGATIVES = "Negatives"
 
 
 @click.command(cls=Command, short_help="Find negatives for training data.")
-@click.argument("data", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("data", type=click.Path(exists=True, path_type=Path))
 @option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, section=OUTPUT, help="JSONL.")
 @option("-m", "--model", section=MODEL, help="Embedding model that finds them.  [default: quernel/tiny-embedding]")
 @option(
@@ -36,7 +36,7 @@ NEGATIVES = "Negatives"
     "--candidates",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     section=INPUT,
-    help="JSONL of documents (`text`) to choose from, besides the answers of all rows.",
+    help="JSONL of documents (`text`) to choose from, besides the answers of all rows.  [default: a collection's own]",
 )
 @option("--count", type=click.IntRange(min=1), default=7, section=NEGATIVES, help="Of a query.  [default: 7]")
 @option(
@@ -74,7 +74,10 @@ def command(
 ) -> None:
     """Give each row of DATA negatives that a model takes for answers, without those that likely are.
 
+    DATA is a file of rows, or a collection in BEIR layout, of which `qrels/train.tsv` is read.
+
     \b
+    quernel mine collection/ -o with-negatives.jsonl
     quernel mine pairs.jsonl -o with-negatives.jsonl -m Qwen/Qwen3-Embedding-0.6B --range 10:100
     """
     from quernel.evaluate.run import Encoder
@@ -89,7 +92,11 @@ def command(
     rows = [row for row in read_examples(data) if isinstance(row, Example)]
     if not rows:
         raise SettingsError(f"{data} holds judged pairs.", param="data", hint="Negatives belong to queries.")
-    documents = list(dict.fromkeys([text for row in rows for text in row.positives] + read_candidates(candidates)))
+    documents = list(
+        dict.fromkeys(
+            [text for row in rows for text in row.positives] + read_candidates(candidates or own_documents(data))
+        )
+    )
     num_found = num_likely = 0
     with ExitStack() as stack:
         embedder = stack.enter_context(open_embedder(model, load, engine))
@@ -144,6 +151,11 @@ def parse_range(text: str) -> tuple[int, int]:
         raise SettingsError(f"range is {text!r}.", param="range", hint="Write it like 10:100.") from error
 
 
+def own_documents(data: Path) -> Path | None:
+    """Where a collection's documents are."""
+    return data / "corpus.jsonl" if data.is_dir() else None
+
+
 def read_candidates(path: Path | None) -> list[str]:
     """The texts of a JSONL file.
 
@@ -155,8 +167,9 @@ def read_candidates(path: Path | None) -> list[str]:
     texts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            texts.append(str(json.loads(line)["text"]))
-        except (ValueError, KeyError, TypeError) as error:
+            row = json.loads(line)
+            texts.append(f"{row.get('title') or ''} {row['text']}".strip())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise SettingsError(f"{path}, line {number} has no text.", param="candidates") from error
     return texts
 

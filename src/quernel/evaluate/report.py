@@ -1,7 +1,7 @@
 """Results for people and for programs: Markdown, JSON, pictures."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from quernel._version import __version__
-from quernel.evaluate.measures import Figure, compare
+from quernel.evaluate.measures import Difference, Figure, compare
 from quernel.evaluate.run import Result, best_of
 
 SIGNIFICANT = 0.05
@@ -35,7 +35,17 @@ def write_report(folder: Path, results: Sequence[Result], *, command: str, plots
 
 def as_json(results: Sequence[Result], *, command: str) -> dict[str, Any]:
     """Everything, the numbers of single items included."""
-    return {"quernel": __version__, "command": command, "results": [_plain(result) for result in results]}
+    comparisons = [
+        {"task": first.task, "model": other.model, "against": first.model, "measure": measure, **asdict(difference)}
+        for rows in by_task(results).values()
+        for first, other, measure, difference in _differences(rows)
+    ]
+    return {
+        "quernel": __version__,
+        "command": command,
+        "results": [_plain(result) for result in results],
+        "comparisons": comparisons,
+    }
 
 
 def _plain(result: Result) -> dict[str, Any]:
@@ -48,8 +58,7 @@ def _plain(result: Result) -> dict[str, Any]:
 def render_markdown(results: Sequence[Result], *, command: str, pictures: Sequence[Path] = ()) -> str:
     """A table for each task, comparisons of models, and what made it."""
     blocks = ["# Evaluation", f"`{command}`", "Intervals are 95 %, by drawing the items anew 2,000 times."]
-    for task in dict.fromkeys(result.task for result in results):
-        rows = [result for result in results if result.task == task]
+    for task, rows in by_task(results).items():
         measures = [figure.measure for figure in rows[0].figures]
         head = ["model", "dimensions", "numbers", *measures, "texts/s"]
         lines = [_line(head), _line(["---", "---:", "---", *["---:"] * (len(measures) + 1)])]
@@ -62,6 +71,14 @@ def render_markdown(results: Sequence[Result], *, command: str, pictures: Sequen
     return "\n\n".join(blocks) + "\n"
 
 
+def by_task(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Results of each task."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.task, []).append(result)
+    return found
+
+
 def _cell(figure: Figure) -> str:
     return f"{figure.value:.4f} ({figure.low:.3f} to {figure.high:.3f})"
 
@@ -72,18 +89,23 @@ def _line(cells: Sequence[str]) -> str:
 
 def _comparisons(rows: Sequence[Result]) -> list[str]:
     """How every other model differs from the first, in the main measure."""
-    models = list(best_of(rows))
     lines = []
-    for other in models[1:]:
-        difference = compare(models[0].figures[0], other.figures[0])
-        if difference is None:
-            continue
+    for first, other, measure, difference in _differences(rows):
         verdict = "" if difference.p_value < SIGNIFICANT else ", which may be chance"
         lines.append(
-            f"- {other.model} against {models[0].model}, {other.figures[0].measure}: {difference.mean:+.4f} "
+            f"- {other.model} against {first.model}, {measure}: {difference.mean:+.4f} "
             f"({difference.low:+.4f} to {difference.high:+.4f}), p = {difference.p_value:.4f}{verdict}."
         )
     return ["\n".join(lines)] if lines else []
+
+
+def _differences(rows: Sequence[Result]) -> Iterator[tuple[Result, Result, str, Difference]]:
+    """The first model, another, the main measure and how they differ in it, of one task."""
+    first, *others = best_of(rows)
+    for other in others:
+        difference = compare(first.figures[0], other.figures[0])
+        if difference is not None:
+            yield first, other, other.figures[0].measure, difference
 
 
 def draw(folder: Path, results: Sequence[Result]) -> list[Path]:

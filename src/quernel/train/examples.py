@@ -8,7 +8,8 @@ A row is a query with its documents, two texts with a judgement, or a text alone
     sentence1, sentence2, score                              judged pairs; also `s1` and `s2`, also `label`
     text                                                     a text alone; also `query` where `type` is `text`
 
-`pos` and `neg` hold one text or a list.
+`pos` and `neg` hold one text or a list. A folder in BEIR layout is rows too: the queries of `qrels/train.tsv`, and what
+was judged relevant to each.
 """
 
 import gzip
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
-from quernel.errors import SettingsError
+from quernel.errors import ConfigError, SettingsError
+from quernel.evaluate.tasks import Place, Retrieval, read_task
 
 V = TypeVar("V")
 
@@ -80,11 +82,13 @@ def places_of(values: Sequence[V]) -> dict[V, list[int]]:
 
 
 def read_examples(path: Path) -> list[Row]:
-    """The rows of a file, in its order.
+    """The rows of a file in its order, or those of a collection's training half.
 
     Raises:
         SettingsError: The file cannot be read, holds nothing, or a row is of no known form; says which and why.
     """
+    if path.is_dir():
+        return list(_read_collection(path))
     rows = [parse_row(raw, f"{path.name}, row {number}") for number, raw in enumerate(_read(path), 1)]
     if not rows:
         raise SettingsError(f"{path} holds no rows.", param="data")
@@ -96,6 +100,18 @@ def read_examples(path: Path) -> list[Row]:
             hint="Put each kind into a file of its own.",
         )
     return rows
+
+
+def _read_collection(path: Path) -> Iterator[Example]:
+    try:
+        task = read_task(Place(path.name, path), split="train")
+    except ConfigError as error:
+        raise SettingsError(error.message, param="data", hint=error.hint) from error
+    if not isinstance(task, Retrieval):
+        raise SettingsError(f"{path} is no retrieval task.", param="data")
+    for query, text in task.queries.items():
+        relevant = [document for document, grade in task.qrels[query].items() if grade > 0]
+        yield Example(query=text, positives=tuple(task.documents[document] for document in relevant))
 
 
 def parse_row(raw: Mapping[str, Any], place: str) -> Row:
