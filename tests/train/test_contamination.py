@@ -1,7 +1,16 @@
 """What training may not see, on small examples."""
 
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
 from quernel.train.contamination import WINDOW, ContaminationFilter, normalise, read_evaluation_texts
-from quernel.train.sources import Row
+from quernel.train.sources import Row, read_rows
+
+SHARED = Path(__file__).parents[3] / "shared"
 
 PASSAGE = "The quick brown fox jumps over the lazy dog while seventeen curious owls watch from the old oak tree."
 
@@ -42,9 +51,45 @@ def test_windows_of_other_scripts_and_beyond_the_first_plane_are_found():
     assert ContaminationFilter([text]).shares("前置" + text[10:75])
 
 
-def test_evaluation_texts_are_documents_queries_and_both_sides_of_pairs(tmp_path):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set/corpus.jsonl").write_text('{"_id": "1", "title": "T", "text": "document"}\n')
+def test_evaluation_texts_are_documents_queries_both_sides_of_pairs_and_pages(tmp_path):
+    (tmp_path / "set/src").mkdir(parents=True)
+    title = "a title that is as long as a window, since it has sixty characters"
+    rows = [{"_id": "1", "title": "T", "text": "document"}, {"_id": "2", "title": title, "text": ""}]
+    (tmp_path / "set/corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "set/deu-eng.jsonl").write_text('{"id": 0, "deu": "ja", "eng": "yes"}\n')
     (tmp_path / "set/en.test.jsonl").write_text('{"sentence1": "one", "sentence2": "two", "score": 1.0}\n')
-    assert set(read_evaluation_texts(tmp_path)) == {"document", "ja", "yes", "one", "two"}
+    (tmp_path / "set/udhr.jsonl").write_text('{"key": "abc", "script": "Latn", "articles": ["born free"]}\n')
+    (tmp_path / "set/src/ch01.md").write_text("# A page")
+    (tmp_path / "set/README.md").write_text("about the set")
+    wanted = {"document", title, "ja", "yes", "one", "two", "born free", "# A page"}
+    assert set(read_evaluation_texts(tmp_path)) == wanted
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared evaluation sets are not beside the project")
+def test_every_shared_set_is_kept_out_and_shares_nothing_with_what_is_left():
+    """By another road than the filter's: every window of all sets, hashed whole, and every window of what is left."""
+    weights = np.random.default_rng(0).integers(2**63, size=WINDOW, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+
+    def windows(texts):
+        codes = np.frombuffer("\0".join(texts).encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
+        count = max(0, len(codes) - WINDOW + 1)
+        ends = np.concatenate([[0], np.cumsum(codes == 0)])
+        whole = ends[WINDOW : WINDOW + count] == ends[:count]  # no text ends within
+        hashes = np.zeros(count, dtype=np.uint64)
+        for offset, weight in enumerate(weights):
+            hashes += codes[offset : offset + count] * weight
+        return hashes[whole]
+
+    folders = [folder for folder in sorted((SHARED / "data").iterdir()) if folder.is_dir()]
+    held = [windows(map(normalise, read_evaluation_texts(folder))) for folder in folders]
+    assert all(len(part) for part in held), [folder.name for folder in folders]
+    known = np.unique(np.concatenate(held))
+    keep = ContaminationFilter(read_evaluation_texts(SHARED / "data"))
+    refused = kept = 0
+    for name in ("commands_tldr", "bitext_tldr", "wiki_wikitext2", "qa_en_pubmedqa", "mrc_zh_cmrc2018", "sci_tldr"):
+        rows = list(itertools.islice(read_rows(SHARED / f"train/{name}.jsonl.gz"), 1500))
+        left = [row for row in rows if keep(row)]
+        refused, kept = refused + len(rows) - len(left), kept + len(left)
+        assert not np.isin(windows(normalise(text) for row in left for text in row.texts), known).any(), name
+    assert refused > 20
+    assert kept > 5000

@@ -12,7 +12,7 @@ from quernel.cli.main import cli
 from quernel.embedder import Embedder
 from quernel.errors import SettingsError
 from quernel.reranker import Reranker
-from quernel.train.pair import STAGES, Workshop, make_pair
+from quernel.train.pair import Workshop, make_pair
 from quernel.train.pair_settings import PairSettings
 from quernel.train.smoke import smoke_settings, write_smoke_data
 
@@ -57,18 +57,23 @@ def test_tensor_names_and_side_files_are_those_of_the_official_folders(made):
     assert all(name == "__metadata__" or name.startswith("model.") for name in names)
 
 
-def test_a_run_goes_on_with_the_stage_that_it_was_in(shop, made, tmp_path):
-    done = shop.work / "done.json"
-    assert json.loads(done.read_text()) == list(STAGES)
+def test_a_run_goes_on_with_the_stage_that_it_was_in_and_with_those_whose_settings_changed(shop, made):
+    def run_again(shop):
+        said = []
+        make_pair(replace(shop, say=said.append), resume=True)
+        return [line.partition(":")[0] for line in said if ": done in" in line]
+
     with pytest.raises(SettingsError, match="holds a run"):
         make_pair(shop)
-    done.write_text(json.dumps(list(STAGES)[:-2]))
-    said = []
-    make_pair(replace(shop, say=said.append), resume=True)
-    assert [line.partition(":")[0] for line in said if ": done in" in line] == list(STAGES)[-2:]
-    other = replace(shop, settings=replace(shop.settings, text=replace(shop.settings.text, max_characters=7)))
-    with pytest.raises(SettingsError, match="another recipe"):
-        make_pair(other, resume=True)
+    assert run_again(shop) == []
+    record = shop.work / "done.json"
+    done = json.loads(record.read_text())
+    done["reranker"]["done"] = done["export"]["done"] = False
+    record.write_text(json.dumps(done))
+    assert run_again(shop) == ["reranker", "export"]
+    reranker = replace(shop.settings.reranker, strengths={"semantic": 1.0})
+    other = replace(shop, settings=replace(shop.settings, reranker=reranker))
+    assert run_again(other) == ["start", "negatives", "reranker", "export"]
 
 
 def test_a_stage_without_what_it_needs_says_so(shop, tmp_path):

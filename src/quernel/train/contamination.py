@@ -9,7 +9,7 @@ a multiple of 30 in the evaluation text, and only those blocks are indexed.
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,9 @@ WINDOW = 60
 _BLOCK = WINDOW // 2
 _BASE = np.uint64(1_000_003)
 _FILTER_BITS = 24
-_TEXT_FIELDS = ("text", "sentence1", "sentence2")
+_TEXT_FIELDS = ("text", "sentence1", "sentence2", "articles")
+_IDS = ("_id", "key")
+_PAGES = (".md", ".txt")
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -33,18 +35,31 @@ def normalise(text: str) -> str:
 
 
 def read_evaluation_texts(folder: Path) -> Iterator[str]:
-    """Every text of the evaluation sets in a folder: documents without titles, queries, sentences of both sides.
+    """Every text of the evaluation sets in a folder: documents, queries, sentences, articles, pages; no ids, no labels.
+
+    Titles count where they are as long as a window: many short ones are ordinary words.
 
     Args:
-        folder: Sets in BEIR layout, and folders of JSON-lines files of sentence pairs.
+        folder: JSON-lines files of any depth (BEIR layout, sentence pairs, lists of articles), and pages of Markdown or
+            plain text other than READMEs.
     """
-    for path in sorted(folder.rglob("*.jsonl")):
-        with path.open(encoding="utf-8") as lines:
-            for line in lines:
-                for key, value in json.loads(line).items():
-                    # Tatoeba names a field by its language, three letters; so is no other field but the document's id.
-                    if isinstance(value, str) and (key in _TEXT_FIELDS or (len(key) == 3 and key != "_id")) and value:
-                        yield value
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                for line in lines:
+                    yield from _texts_of(json.loads(line))
+        elif path.suffix in _PAGES and path.stem != "README" and path.is_file():
+            yield path.read_text(encoding="utf-8")
+
+
+def _texts_of(row: Mapping[str, object]) -> Iterator[str]:
+    for key, value in row.items():
+        for text in value if isinstance(value, list) else [value]:
+            if not isinstance(text, str) or not text:
+                continue
+            # Tatoeba names a field by its language, three letters; so is no other field but the document's id.
+            if key in _TEXT_FIELDS or (len(key) == 3 and key not in _IDS) or len(text) >= WINDOW:
+                yield text
 
 
 class ContaminationFilter:

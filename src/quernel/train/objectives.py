@@ -152,7 +152,7 @@ class EmbeddingObjective:
         place = np.cumsum([0, *(len(row.documents) for row in rows)])
         same = _never_negatives(rows).to(self._encode.device)
         rows_of_negatives, counted = _negatives(documents, place)
-        has_scores = self._loss.scores > 0 and all(row.scores is not None for row in rows)
+        scored = [number for number, row in enumerate(rows) if row.scores is not None and self._loss.scores > 0]
 
         def loss(vectors: Tensor) -> Mapping[str, Tensor]:
             asked, answers = vectors[: len(rows)], vectors[len(rows) :]
@@ -174,14 +174,15 @@ class EmbeddingObjective:
                 )
 
             losses = {"contrast": self._at_lengths(contrast, *sides)}
-            if has_scores:
+            if scored:
+                spans = list(itertools.pairwise(place.tolist()))
                 cosines = [
-                    F.normalize(answers[start:stop], dim=-1) @ F.normalize(asked[number], dim=-1)
-                    for number, (start, stop) in enumerate(itertools.pairwise(place.tolist()))
+                    F.normalize(answers[slice(*spans[number])], dim=-1) @ F.normalize(asked[number], dim=-1)
+                    for number in scored
                 ]
                 losses["scores"] = self._loss.scores * score_distillation(
                     [cosine / self._loss.temperature for cosine in cosines],
-                    [row.scores or () for row in rows],
+                    [rows[number].scores or () for number in scored],
                     temperature=self._loss.score_temperature,
                 )
             return losses
@@ -314,7 +315,7 @@ class RerankObjective:
         labels = torch.tensor(
             [float(place == 0) for count in counts for place in range(count)], device=self._encode.device
         )
-        has_scores = self._loss.scores > 0 and all(row.scores is not None for row in rows)
+        scored = [number for number, row in enumerate(rows) if row.scores is not None and self._loss.scores > 0]
 
         def loss(logits: Tensor) -> Mapping[str, Tensor]:
             lists = torch.split(logits[:, 0], counts)
@@ -322,9 +323,11 @@ class RerankObjective:
             if self._loss.listwise:
                 chosen = torch.stack([part.logsumexp(dim=0) - part[0] for part in lists])
                 losses["listwise"] = self._loss.listwise * chosen.mean()
-            if has_scores:
+            if scored:
                 losses["scores"] = self._loss.scores * score_distillation(
-                    lists, [row.scores or () for row in rows], temperature=self._loss.score_temperature
+                    [lists[number] for number in scored],
+                    [rows[number].scores or () for number in scored],
+                    temperature=self._loss.score_temperature,
                 )
             return losses
 

@@ -364,7 +364,7 @@ def make_start(shop: Workshop) -> None:
         weights=logits,
         rarity=rarity,
         vocabulary=reranker_vocabulary(tokenizer),
-        strengths=Strengths(),
+        strengths=Strengths(**settings.strengths),
         seed=settings.seed,
     )
     write_reranker(shop.work / "reranker-start", model, tokenizer)
@@ -421,16 +421,31 @@ def export(shop: Workshop) -> None:
             draw_curves(log, shop.out / f"{name}.svg", title=name)
 
 
-STAGES: Mapping[str, Callable[[Workshop], None]] = {
-    "vocabulary": make_vocabulary,
-    "corpus": make_corpus,
-    "teacher": make_teacher,
-    "table": make_table,
-    "layers": make_layers,
-    "start": make_start,
-    "negatives": make_negatives,
-    "reranker": make_reranker,
-    "export": export,
+@dataclass(frozen=True)
+class Stage:
+    """A part of the making.
+
+    Attributes:
+        make: Does it.
+        reads: Settings that it depends on, besides those of the stages before it.
+        leaves: What it leaves in `work` that would be gone on with; removed before it is done anew.
+    """
+
+    make: Callable[[Workshop], None]
+    reads: tuple[str, ...]
+    leaves: tuple[str, ...] = ()
+
+
+STAGES: Mapping[str, Stage] = {
+    "vocabulary": Stage(make_vocabulary, ("shape", "text", "mixture")),
+    "corpus": Stage(make_corpus, ()),
+    "teacher": Stage(make_teacher, ("teacher",)),
+    "table": Stage(make_table, ("table",)),
+    "layers": Stage(make_layers, ("layers",), ("layers",)),
+    "start": Stage(make_start, ("reranker.shape", "reranker.narrow", "reranker.strengths")),
+    "negatives": Stage(make_negatives, ("reranker.mined",), ("negatives",)),
+    "reranker": Stage(make_reranker, ("reranker",), ("reranker",)),
+    "export": Stage(export, ()),
 }
 
 
@@ -439,47 +454,56 @@ def make_pair(shop: Workshop, *, resume: bool = False, stages: Sequence[str] = (
 
     Args:
         shop: Where.
-        resume: Leave out stages that are done, and go on within the one that is not.
+        resume: Leave out stages that are done by the same settings, and go on within the one that is not.
         stages: Run these again and no others.
 
     Raises:
         SettingsError: The folder holds another run, a stage lacks what an earlier one leaves, or the data is wrong.
     """
-    done = _claim(shop, resume=resume or bool(stages))
+    record = shop.work / "done.json"
+    begun: dict[str, Any] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if begun and not resume and not stages:
+        raise SettingsError(f"{shop.out} holds a run.", param="output", hint="Go on with --resume.")
+    shop.work.mkdir(parents=True, exist_ok=True)
+    settings = json.loads(json.dumps(asdict(shop.settings)))
+    changed = False
     for name, stage in STAGES.items():
-        if name not in stages if stages else name in done:
+        said = [_at(settings, path) for path in stage.reads]
+        before = begun.get(name, {"settings": said, "done": False})
+        changed = changed or before["settings"] != said
+        if name not in stages if stages else before["done"] and not changed:
             continue
+        if changed or name in stages:
+            for left in stage.leaves:
+                shutil.rmtree(shop.work / left, ignore_errors=True)
         started = time.monotonic()
-        try:
-            stage(shop)
-        except FileNotFoundError as error:
-            path = Path(str(error.filename))
-            if shop.work not in path.parents:
-                raise
-            raise SettingsError(
-                f"The stage {name} lacks {path.relative_to(shop.work)}.", param="stage", hint="Run all stages first."
-            ) from error
-        done.append(name)
-        (shop.work / "done.json").write_text(json.dumps(done), encoding="utf-8")
+        for done in (False, True):
+            if done:
+                _run(name, stage, shop)
+            begun[name] = {"settings": said, "done": done}
+            record.write_text(json.dumps(begun, indent=1), encoding="utf-8")
         shop.say(f"{name}: done in {time.monotonic() - started:.0f} s")
     return shop.out
 
 
-def _claim(shop: Workshop, *, resume: bool) -> list[str]:
-    """Make the folder a run's, or see that it is this run's; the stages that are done."""
-    file, done = shop.work / "settings.json", shop.work / "done.json"
-    said = json.dumps(asdict(shop.settings), indent=2, sort_keys=True)
-    if file.exists():
-        if not resume:
-            raise SettingsError(f"{shop.out} holds a run.", param="output", hint="Go on with --resume.")
-        if file.read_text(encoding="utf-8") != said:
-            raise SettingsError(
-                f"{shop.out} holds a run of another recipe.", param="output", hint="Name another folder."
-            )
-        return list(json.loads(done.read_text(encoding="utf-8"))) if done.exists() else []
-    shop.work.mkdir(parents=True, exist_ok=True)
-    file.write_text(said, encoding="utf-8")
-    return []
+def _run(name: str, stage: Stage, shop: Workshop) -> None:
+    try:
+        stage.make(shop)
+    except FileNotFoundError as error:
+        path = Path(str(error.filename))
+        if shop.work not in path.parents:
+            raise
+        raise SettingsError(
+            f"The stage {name} lacks {path.relative_to(shop.work)}.", param="stage", hint="Run all stages first."
+        ) from error
+
+
+def _at(settings: Mapping[str, Any], path: str) -> Any:
+    """What stands at a path like `reranker.shape`."""
+    found: Any = settings
+    for key in path.split("."):
+        found = found[key]
+    return found
 
 
 def _save(model: Qwen3, path: Path) -> None:

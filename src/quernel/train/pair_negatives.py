@@ -33,7 +33,8 @@ def write_negatives(
         model: The embedding model.
         sources: Rows of each source, queries with documents.
         settings: How many, and which.
-        known: A teacher's vectors: texts that it does not have are left out, and each document gets its cosine.
+        known: A teacher's vectors: each document gets its cosine, and rows that it does not have are left out, unless
+            they are most of a source.
         max_characters: Texts are cut to so many.
         say: Told of each source.
     """
@@ -47,7 +48,10 @@ def write_negatives(
             target = folder / f"{name}.jsonl"
             if name in settings.without or target.exists():
                 continue
-            chosen, candidates = _choose(_examples(rows, max_characters), settings, known)
+            examples = _examples(rows, max_characters)
+            heard = [] if known is None else [row for row in examples if knows(known, row)]
+            scored = known if len(heard) > len(examples) / 2 else None  # it has not read every language
+            chosen, candidates = _choose(examples if scored is None else heard, settings)
             if len(candidates) <= settings.count + settings.first:
                 say(f"{name}: too few documents to find negatives among")
                 continue
@@ -56,7 +60,7 @@ def write_negatives(
             mined = [found.row for found in mine(chosen, candidates, queries, documents, mining)]
             full = [row for row in mined if len(row.negatives) == settings.count]
             partial = target.with_suffix(".partial")
-            partial.write_text("".join(_line(row, known) + "\n" for row in full), encoding="utf-8")
+            partial.write_text("".join(_line(row, scored) + "\n" for row in full), encoding="utf-8")
             if full:
                 partial.replace(target)
             say(f"{name}: {len(full):,} rows with {settings.count} of {len(candidates):,} documents")
@@ -75,12 +79,13 @@ def _examples(rows: Iterable[Row], max_characters: int) -> list[Example]:
     ]
 
 
-def _choose(
-    rows: list[Example], settings: MinedSettings, known: KnownVectors | None
-) -> tuple[list[Example], list[str]]:
+def knows(known: KnownVectors, row: Example) -> bool:
+    """Whether all texts of a row have a vector."""
+    return bool(known.holds(hashes_of([row.query, *row.positives])).all())
+
+
+def _choose(rows: list[Example], settings: MinedSettings) -> tuple[list[Example], list[str]]:
     """Some rows, and the documents among which their negatives are looked for."""
-    if known is not None:
-        rows = [row for row in rows if known.holds(hashes_of([row.query, *row.positives])).all()]
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     chosen = [rows[number] for number in order[: settings.rows]]
     candidates = dict.fromkeys(text for row in chosen for text in row.positives)

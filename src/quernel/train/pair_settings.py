@@ -190,6 +190,7 @@ class RerankerSettings(Table):
         shape: Its shape.
         seed: Fixes its start.
         narrow: Its bag.
+        strengths: How its start weighs its parts; see `interaction.Strengths`.
         mined: Its rows.
         model: The recipe's `[model]`.
         loss: The recipe's `[loss]`.
@@ -199,6 +200,7 @@ class RerankerSettings(Table):
     shape: ShapeSettings
     seed: int
     narrow: NarrowSettings
+    strengths: Mapping[str, float]
     mined: MinedSettings
     model: Mapping[str, Any]
     loss: Mapping[str, Any]
