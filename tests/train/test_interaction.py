@@ -24,7 +24,7 @@ def tokenizer():
     return train_tokenizer(sample, SIZE)
 
 
-@pytest.fixture(scope="module", params=[(256, 4), (352, 6)], ids=["narrow", "wide"])
+@pytest.fixture(scope="module", params=[(256, 4), (336, 6)], ids=["narrow", "wide"])
 def score(tokenizer, request):
     """Logit of a document for a query, with words that mean nothing alike."""
     generator = torch.Generator().manual_seed(0)
