@@ -437,10 +437,10 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "vocabulary": Stage(make_vocabulary, ("shape", "text", "mixture")),
+    "vocabulary": Stage(make_vocabulary, ("shape", "text", "mixture.retrieval", "mixture.symmetric")),
     "corpus": Stage(make_corpus, ()),
     "teacher": Stage(make_teacher, ("teacher",)),
-    "table": Stage(make_table, ("table",)),
+    "table": Stage(make_table, ("table", "mixture")),
     "layers": Stage(make_layers, ("layers",), ("layers",)),
     "start": Stage(make_start, ("reranker.shape", "reranker.narrow", "reranker.strengths")),
     "negatives": Stage(make_negatives, ("reranker.mined",), ("negatives",)),
