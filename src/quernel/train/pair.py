@@ -437,7 +437,9 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
-    "vocabulary": Stage(make_vocabulary, ("shape", "text", "mixture.retrieval", "mixture.symmetric")),
+    "vocabulary": Stage(
+        make_vocabulary, ("shape", "text", "mixture.retrieval", "mixture.symmetric", "mixture.translation")
+    ),
     "corpus": Stage(make_corpus, ()),
     "teacher": Stage(make_teacher, ("teacher",)),
     "table": Stage(make_table, ("table", "mixture")),
