@@ -58,7 +58,7 @@ class EngineProcess:
     """
 
     def __init__(self) -> None:
-        self._turn = threading.Lock()  # to start and end processes and engines
+        self._turn = threading.Condition()  # to start and end processes and engines; told of a new process
         self._engines: list[RemoteEngine] = []
         self._is_closing = threading.Event()
         self._pause_seconds = 0.0
@@ -79,6 +79,7 @@ class EngineProcess:
             EngineClosedError: This is closed.
         """
         with self._turn:
+            self._turn.wait_for(lambda: self._is_closing.is_set() or not self._child.has_ended)
             if self._is_closing.is_set():
                 raise EngineClosedError("The engine's process is closed.")
             engine = RemoteEngine(spec, self._forget)
@@ -96,6 +97,7 @@ class EngineProcess:
         """End the process; what it has not computed fails with `EngineClosedError`. Safe to call twice."""
         self._is_closing.set()
         with self._turn:
+            self._turn.notify_all()
             self._child.end()
 
     def _forget(self, engine: "RemoteEngine") -> None:
@@ -116,6 +118,7 @@ class EngineProcess:
             if self._is_closing.is_set():
                 return
             self._child = Child(self._revive)
+            self._turn.notify_all()
             for engine in self._engines:
                 try:
                     engine.start_in(self._child)
