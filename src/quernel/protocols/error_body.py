@@ -12,7 +12,7 @@ Source: https://platform.openai.com/docs/guides/error-codes, https://docs.cohere
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
 
@@ -20,6 +20,7 @@ from quernel.errors import (
     AuthenticationError,
     BodyTooLargeError,
     DeadlineExceededError,
+    InsufficientCreditError,
     InternalError,
     InvalidRequestError,
     ModelNotFoundError,
@@ -35,7 +36,7 @@ FIRST_SERVER_STATUS = 500
 MAX_MESSAGE, MAX_PARAM = 2000, 200
 """Characters. A message quotes the value at fault, which may be as long as a request."""
 
-TYPES: Mapping[int, str] = {429: "rate_limit_error"}
+TYPES: Mapping[int, str] = {402: "insufficient_quota", 429: "rate_limit_error"}
 """Type of an error by its status, where it is not that of its hundred."""
 
 
@@ -43,6 +44,7 @@ CLASSES_OF_STATUS: Mapping[int, type[QuernelError]] = {
     cls.status: cls
     for cls in (
         AuthenticationError,
+        InsufficientCreditError,
         PermissionDeniedError,
         ModelNotFoundError,
         BodyTooLargeError,
@@ -59,8 +61,10 @@ class ErrorDetail(Struct, kw_only=True):
 
     message: Annotated[str, Meta(description="What is wrong, and what to do about it.")] = ""
     type: Annotated[str | None, Meta(description="OpenAI's class of the error.")] = None
-    param: Annotated[str | None, Meta(description="The field that it is about.")] = None
-    code: Annotated[str | None, Meta(description="The stable name of the error.")] = None
+    param: Annotated[Any, Meta(description="The field that it is about; on other systems perhaps an object.")] = None
+    code: Annotated[str | int | None, Meta(description="The stable name of the error; elsewhere perhaps a status.")] = (
+        None
+    )
 
 
 class ErrorReply(Struct, kw_only=True):
@@ -125,7 +129,8 @@ def decode_error(status: int, body: bytes) -> QuernelError:
     detail = reply.error if isinstance(reply.error, ErrorDetail) else ErrorDetail(message=reply.error or "")
     message = detail.message or reply.message or reply.detail or f"The server answered with status {status}."
     classes = {cls.code: cls for cls in _tree(QuernelError)}
-    return classes.get(detail.code or "", _class_for(status))(message, param=detail.param)
+    cls = classes.get(detail.code) if isinstance(detail.code, str) else None
+    return (cls or _class_for(status))(message, param=detail.param if isinstance(detail.param, str) else None)
 
 
 def _class_for(status: int) -> type[QuernelError]:

@@ -1,11 +1,13 @@
 """Fields that several wire formats share: how a cut is asked for, how tokens are reported, what is ignored."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from quernel.errors import EmptyInputError, InvalidRequestError, TokenIdRangeError
+from quernel.protocols.provider_options import ProviderOptions, decode_routing
 from quernel.protocols.vectors import VectorEncoding
 from quernel.types import EmbeddingInput, Truncate
 
@@ -53,6 +55,40 @@ TruncatePromptTokens = Annotated[
 ]
 
 
+RoutingField = Annotated[
+    Any, Meta(description="Where a gateway may send the request, and for whom it is. A server without one ignores it.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingFields:
+    """What a body says to a gateway, as it is written: a server that is none does not read it.
+
+    Attributes:
+        provider_options: `providerOptions`, as the AI SDK has it.
+        provider: `provider`, as OpenRouter has it.
+        user: For whom the caller asks.
+    """
+
+    provider_options: Any = None
+    provider: Any = None
+    user: Any = None
+
+    def decode(self) -> ProviderOptions:
+        """What it says.
+
+        Raises:
+            InvalidRequestError: It cannot be read.
+        """
+        for name, value in (("providerOptions", self.provider_options), ("provider", self.provider)):
+            if value is not None and not isinstance(value, dict):
+                raise InvalidRequestError(f"{name} is no object.", param=name)
+        options = decode_routing(self.provider_options, self.provider)
+        if options.user is None and isinstance(self.user, str):
+            return replace(options, user=self.user)
+        return options
+
+
 class RequestBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What the bodies of embedding and rerank requests share. A field that is not declared is an error, not ignored."""
 
@@ -64,10 +100,17 @@ class RequestBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_field
     truncate: TruncateField = None
     truncate_sequence: TruncateAlias = None
     truncate_prompt_tokens: TruncatePromptTokens = None
-    user: Ignored = None
+    user: Annotated[Any, Meta(description="For whom the caller asks; a gateway files usage under it.")] = None
     metadata: Ignored = None
     priority: Ignored = None
     request_id: Ignored = None
+    provider: RoutingField = None
+    provider_options: RoutingField = field(default=None, name="providerOptions")
+
+    @property
+    def routing(self) -> RoutingFields:
+        """What it says to a gateway."""
+        return RoutingFields(provider_options=self.provider_options, provider=self.provider, user=self.user)
 
 
 class TextBody(Struct, forbid_unknown_fields=True):
@@ -93,6 +136,17 @@ TokensPerInput = Annotated[
     list[int] | None, Meta(description="Tokens read for each text of the request, in its order.")
 ]
 CutInputs = Annotated[list[int], Meta(description="Positions of the texts that were cut; absent if none was.")]
+
+
+ProviderMetadata = Annotated[
+    dict[str, dict[str, Any]] | None,
+    Meta(description="How a gateway answered: under `gateway`, which provider, at what cost, what was tried."),
+]
+
+
+def encode_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The field of a reply that says how a gateway answered; nothing of a server that is none."""
+    return {} if metadata is None else {"providerMetadata": {"gateway": metadata}}
 
 
 def decode_truncate(**spellings: Truncate | bool | None) -> Truncate:

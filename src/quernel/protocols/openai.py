@@ -15,9 +15,9 @@ https://docs.voyageai.com/reference/embeddings-api, https://jina.ai/embeddings (
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from quernel.errors import InvalidRequestError
 from quernel.instructions import named_instructions
@@ -28,7 +28,9 @@ from quernel.protocols.fields import (
     DimensionsField,
     EncodingFormat,
     PromptName,
+    ProviderMetadata,
     RequestBody,
+    RoutingFields,
     TokensPerInput,
     TruncateAlias,
     Usage,
@@ -38,6 +40,7 @@ from quernel.protocols.fields import (
     decode_tokens,
     decode_truncate,
     decode_truncate_prompt_tokens,
+    encode_metadata,
     encode_tokens,
 )
 from quernel.protocols.tasks import JINA_TASKS, JinaTask
@@ -136,6 +139,7 @@ class EmbeddingReply(Struct, kw_only=True):
     usage: Usage
     num_tokens: TokensPerInput = None
     truncated: CutInputs = []
+    provider_metadata: ProviderMetadata = field(default=None, name="providerMetadata")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,12 +151,14 @@ class EmbeddingCall:
         model: The name that was asked for; `None` where there was none.
         encoding: How the vectors of the reply are written.
         dtype: What numbers they are made of.
+        routing: What it says to a gateway.
     """
 
     request: EmbeddingRequest
     model: str | None = None
     encoding: VectorEncoding = VectorEncoding.FLOAT
     dtype: OutputDtype = OutputDtype.FLOAT
+    routing: RoutingFields = RoutingFields()
 
 
 def decode_embedding_request(body: bytes) -> EmbeddingCall:
@@ -194,6 +200,7 @@ def decode_embedding_request(body: bytes) -> EmbeddingCall:
         model=wire.model,
         encoding=encoding,
         dtype=dtype,
+        routing=wire.routing,
     )
 
 
@@ -254,8 +261,10 @@ def encode_embedding_request(call: EmbeddingCall) -> bytes:
     return encode_body({name: value for name, value in fields.items() if value is not None})
 
 
-def encode_embedding_response(result: EmbeddingResult, call: EmbeddingCall) -> bytes:
-    """The reply to `call` with the vectors of `result`."""
+def encode_embedding_response(
+    result: EmbeddingResult, call: EmbeddingCall, *, metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """The reply to `call` with the vectors of `result`, and what a gateway says of how it was answered."""
     rows = encode_vectors(result.vectors, call.encoding, call.dtype)
     return encode_body(
         {
@@ -263,6 +272,7 @@ def encode_embedding_response(result: EmbeddingResult, call: EmbeddingCall) -> b
             "data": [{"object": "embedding", "index": index, "embedding": row} for index, row in enumerate(rows)],
             "model": result.model,
             **encode_tokens(result.num_tokens, result.truncated),
+            **encode_metadata(metadata),
         }
     )
 

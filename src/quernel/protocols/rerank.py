@@ -11,10 +11,11 @@ https://docs.voyageai.com/reference/reranker-api.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from quernel.errors import InvalidRequestError
 from quernel.instructions import find_instruction
@@ -22,7 +23,9 @@ from quernel.protocols.body import decode_reply_body, decode_request_body, encod
 from quernel.protocols.fields import (
     CutInputs,
     Ignored,
+    ProviderMetadata,
     RequestBody,
+    RoutingFields,
     TextBody,
     TokensPerInput,
     TruncateAlias,
@@ -31,6 +34,7 @@ from quernel.protocols.fields import (
     decode_tokens,
     decode_truncate,
     decode_truncate_prompt_tokens,
+    encode_metadata,
     encode_tokens,
 )
 from quernel.types import RankedDocument, RerankRequest, RerankResult, Truncate
@@ -74,7 +78,6 @@ class RerankBody(RequestBody, kw_only=True, omit_defaults=True, forbid_unknown_f
     max_chunks_per_doc: Ignored = None
     overlap_tokens: Ignored = None
     return_len: Ignored = None
-    provider: Ignored = None
 
 
 class RankedRow(Struct, kw_only=True, omit_defaults=True):
@@ -125,6 +128,7 @@ class RerankReply(Struct, kw_only=True):
     meta: RerankMeta = RerankMeta()
     num_tokens: TokensPerInput = None
     truncated: CutInputs = []
+    provider_metadata: ProviderMetadata = field(default=None, name="providerMetadata")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +140,14 @@ class RerankCall:
         model: The name that was asked for; `None` where there was none.
         return_documents: Whether the reply repeats the texts.
         raw_scores: Whether the reply gives logits.
+        routing: What it says to a gateway.
     """
 
     request: RerankRequest
     model: str | None = None
     return_documents: bool = False
     raw_scores: bool = False
+    routing: RoutingFields = RoutingFields()
 
 
 def decode_rerank_request(body: bytes) -> RerankCall:
@@ -169,6 +175,7 @@ def decode_rerank_request(body: bytes) -> RerankCall:
         model=wire.model,
         return_documents=wire.return_documents in (True, "true"),
         raw_scores=bool(wire.raw_scores),
+        routing=wire.routing,
     )
 
 
@@ -212,8 +219,17 @@ def encode_rerank_request(call: RerankCall) -> bytes:
     return encode_body({name: value for name, value in fields.items() if value is not None})
 
 
-def encode_rerank_response(result: RerankResult, call: RerankCall, *, request_id: str) -> bytes:
-    """The reply with the order that `result` gives to the documents of `call`."""
+def encode_rerank_response(
+    result: RerankResult, call: RerankCall, *, request_id: str, metadata: Mapping[str, Any] | None = None
+) -> bytes:
+    """The reply with the order that `result` gives to the documents of `call`.
+
+    Args:
+        result: The order.
+        call: The request.
+        request_id: The exchange's.
+        metadata: What a gateway says of how it was answered.
+    """
     results = ranked_rows(result, call)
     return encode_body(
         {
@@ -224,6 +240,7 @@ def encode_rerank_response(result: RerankResult, call: RerankCall, *, request_id
             "data": [row | {"document": row["document"]["text"]} if "document" in row else row for row in results],
             "meta": rerank_meta(result, version="1"),
             **encode_tokens(result.num_tokens, result.truncated),
+            **encode_metadata(metadata),
         }
     )
 

@@ -1,0 +1,67 @@
+// Asks a gateway with the AI SDK, and prints what came of each call.
+//
+// Standard input: {"baseURL", "apiKey", "calls": [{"call": "embed", "model": "...", ...}, ...]}; a call may have an
+// `apiKey` of its own, and `byName: true` to name its model by a text alone, as the SDK's users do. Other fields are
+// the call's arguments. Standard output: a list with {"value": ...} or {"error": ...} for each call, in their order,
+// with the milliseconds that it took and the warnings that the SDK would have shown.
+
+import { readFileSync } from 'node:fs';
+
+const embeddingModel = (gateway, { model, byName }) => (byName ? model : gateway.textEmbeddingModel(model));
+
+const CALLS = {
+  async embed(ai, gateway, { model, byName, ...rest }) {
+    const { embedding, usage, warnings, providerMetadata } = await ai.embed({
+      model: embeddingModel(gateway, { model, byName }),
+      ...rest,
+    });
+    return { embedding, usage, warnings, providerMetadata };
+  },
+
+  async embedMany(ai, gateway, { model, byName, ...rest }) {
+    const { embeddings, usage, warnings, providerMetadata } = await ai.embedMany({
+      model: embeddingModel(gateway, { model, byName }),
+      ...rest,
+    });
+    return { embeddings, usage, warnings, providerMetadata };
+  },
+
+  async rerank(ai, gateway, { model, ...rest }) {
+    const { ranking, rerankedDocuments, providerMetadata } = await ai.rerank({
+      model: gateway.rerankingModel(model),
+      ...rest,
+    });
+    return { ranking, rerankedDocuments, providerMetadata };
+  },
+
+  getAvailableModels: (ai, gateway) => gateway.getAvailableModels(),
+  getCredits: (ai, gateway) => gateway.getCredits(),
+  getGenerationInfo: (ai, gateway, { id }) => gateway.getGenerationInfo({ id }),
+  getSpendReport: (ai, gateway, params) => gateway.getSpendReport(params),
+};
+
+function describe(error) {
+  // After more than one attempt the SDK wraps the last failure.
+  const last = error.lastError ?? error;
+  const { name, type, statusCode, message, modelId, ruleId, generationId, isRetryable } = last;
+  const attempts = error.errors?.length ?? 1;
+  return { name, type, statusCode, message, modelId, ruleId, generationId, isRetryable, attempts };
+}
+
+export async function run(ai, createGateway) {
+  const { baseURL, apiKey, calls } = JSON.parse(readFileSync(0, 'utf8'));
+  const outcomes = [];
+  for (const { call, apiKey: ownKey, ...rest } of calls) {
+    const gateway = createGateway({ baseURL, apiKey: ownKey ?? apiKey });
+    const shown = [];
+    globalThis.AI_SDK_DEFAULT_PROVIDER = gateway;
+    globalThis.AI_SDK_LOG_WARNINGS = ({ warnings }) => shown.push(...warnings);
+    const start = performance.now();
+    const outcome = await CALLS[call](ai, gateway, rest).then(
+      value => ({ value }),
+      error => ({ error: describe(error) }),
+    );
+    outcomes.push({ ...outcome, shown, milliseconds: performance.now() - start });
+  }
+  console.log(JSON.stringify(outcomes));
+}
