@@ -126,6 +126,11 @@ class Embedder(LocalModel):
         row: Vectors = self.embed_queries([text], instruction=instruction, dimensions=dimensions, truncate=truncate)[0]
         return row
 
+    @property
+    def prompts(self) -> EmbeddingPrompts:
+        """How it makes prompts of requests, and so how many tokens they have."""
+        return self._prompts
+
     def _render(self, request: EmbeddingRequest) -> list[Prompt]:
         check_dimensions(request.dimensions, self.info.dimensions)
         return self._prompts.render(request)

@@ -10,7 +10,11 @@
     │   ├── AuthenticationError    no key, or a wrong one                    HTTP 401
     │   ├── PermissionDeniedError  not with this key                         HTTP 403
     │   ├── ModelNotFoundError     no such model here                        HTTP 404
-    │   └── BodyTooLargeError      the body is over the server's limit       HTTP 413
+    │   ├── BodyTooLargeError      the body is over the server's limit       HTTP 413
+    │   ├── NotFoundError          no such thing (a key, an account) here    HTTP 404
+    │   ├── ConflictError          it is there already, or was changed since HTTP 409
+    │   ├── InsufficientCreditError  the account or key has spent its money  HTTP 402
+    │   └── NoRouteError           no provider fits what the request demands
     ├── ModelLoadError             the operator changes the model or a file   HTTP 400
     │   ├── UnsupportedModelError  not a Qwen3 embedding model or reranker
     │   ├── ConfigError            config.json is missing, broken or contradictory
@@ -20,6 +24,8 @@
     ├── SettingsError              the operator changes a flag, variable or file key  HTTP 400
     ├── UnavailableError           the same request may succeed later        HTTP 503
     │   ├── OverloadedError        the queue is full                         HTTP 429
+    │   ├── LimitExceededError     a key's or account's requests or tokens   HTTP 429
+    │   ├── ProviderError          the provider of a gateway failed          HTTP 502
     │   ├── ModelNotReadyError     the model is being loaded, or failed to
     │   ├── DeadlineExceededError  the request's time is over                HTTP 504
     │   └── EngineClosedError      the engine is shutting down
@@ -30,6 +36,7 @@ Every error has a stable `code`; which HTTP status it becomes is `status`. A mes
 `hint` says the way out; `param` names the request field or setting, where there is one.
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -120,6 +127,33 @@ class BodyTooLargeError(InvalidRequestError):
     status = 413
 
 
+class NotFoundError(InvalidRequestError):
+    """What a request names (a key, an account, a generation) is not here, or not for this key to see."""
+
+    code = "not_found"
+    status = 404
+
+
+class ConflictError(InvalidRequestError):
+    """What a request would make is there already, or its idempotency key stands for another request."""
+
+    code = "conflict"
+    status = 409
+
+
+class InsufficientCreditError(InvalidRequestError):
+    """The account's balance, or a budget of its key, does not cover the request."""
+
+    code = "insufficient_credits"
+    status = 402
+
+
+class NoRouteError(InvalidRequestError):
+    """No provider of the gateway fits what the request demands (zero data retention, region, dimensions, ...)."""
+
+    code = "no_route"
+
+
 class ModelLoadError(QuernelError):
     """A model cannot be loaded; the operator changes the model, its files or the settings."""
 
@@ -181,6 +215,59 @@ class OverloadedError(UnavailableError):
 
     code = "overloaded"
     status = 429
+
+
+class LimitExceededError(UnavailableError):
+    """A key or account has used up the requests or tokens of its minute or month."""
+
+    code = "rate_limit_exceeded"
+    status = 429
+
+
+class FailureKind(StrEnum):
+    """How a provider failed."""
+
+    TIMEOUT = "timeout"
+    """It did not answer in time."""
+    UNREACHABLE = "unreachable"
+    """The connection could not be made, or broke."""
+    RATE_LIMITED = "rate_limited"
+    """It has no room for us now (429)."""
+    CREDENTIALS = "credentials"
+    """It refuses the key, or the key's account has no money (401, 402, 403)."""
+    REFUSED = "refused"
+    """It finds fault with the request itself (other 4xx)."""
+    FAILED = "failed"
+    """A fault of its own (5xx)."""
+    BAD_REPLY = "bad_reply"
+    """It answered what cannot be used: no JSON, a wrong count or dimension, NaN."""
+
+
+class ProviderError(UnavailableError):
+    """A provider of the gateway failed.
+
+    Attributes:
+        kind: How.
+        upstream_status: What it answered; `None` where it did not answer.
+    """
+
+    code = "provider_failed"
+    status = 502
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        kind: FailureKind = FailureKind.FAILED,
+        upstream_status: int | None = None,
+        retry_after: float | None = None,
+        param: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, param=param, hint=hint)
+        self.kind = kind
+        self.upstream_status = upstream_status
+        self.retry_after = retry_after
 
 
 class ModelNotReadyError(UnavailableError):

@@ -90,6 +90,11 @@ class Reranker(LocalModel):
         )
         return self.rerank_sync(request).results
 
+    @property
+    def prompts(self) -> RerankPrompts:
+        """How it makes prompts of requests, and so how many tokens they have."""
+        return self._prompts
+
     def _render(self, request: RerankRequest) -> list[Prompt]:
         return self._prompts.render(request)
 

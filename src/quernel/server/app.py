@@ -6,12 +6,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Scope
 
 from quernel.server.config import ServerConfig
+from quernel.server.exchange import Exchange
 from quernel.server.handlers import TRUNCATED_HEADER, root
-from quernel.server.keys import Keys, read_keys
+from quernel.server.inference import LocalAsker
+from quernel.server.keys import PUBLIC, Keys, read_keys
 from quernel.server.loading import LoadModel, ModelLoader
 from quernel.server.metrics import Metrics
 from quernel.server.middleware import (
@@ -71,6 +75,10 @@ def create_app(
     )
     loader = ModelLoader(table, load)
 
+    async def gate(scope: Scope, exchange: Exchange) -> None:
+        if not (scope["method"] in ("GET", "HEAD") and scope["path"] in PUBLIC):
+            keys.check(Headers(scope=scope))
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async def load_all() -> None:
@@ -94,7 +102,7 @@ def create_app(
             ExchangeMiddleware,
             root_path=config.root_path,
             max_body_bytes=config.max_body_bytes,
-            keys=keys,
+            gate=gate,
             dialects={endpoint.path: endpoint.error_dialects[0] for endpoint in ENDPOINTS},
             handlers={(endpoint.method, endpoint.path): endpoint.handler for endpoint in ENDPOINTS},
             observers=observers,
@@ -118,12 +126,13 @@ def create_app(
     )
     app.router.redirect_slashes = False
     app.state.served = Served(
-        models=table,
-        loader=loader,
+        asker=LocalAsker(table),
         config=config,
-        keys=keys,
         metrics=metrics,
         document=build_openapi(ENDPOINTS, root_path=config.root_path),
+        models=table,
+        loader=loader,
+        keys=keys,
     )
     return app
 

@@ -1,12 +1,14 @@
 """One request and its reply, as the log, the metrics and the traces see them."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 from starlette.requests import Request
 
 from quernel.protocols.error_body import UNION, ErrorDialect
+from quernel.protocols.fields import RoutingFields
 from quernel.types import EmbeddingResult, RerankResult, Timing
 
 
@@ -26,6 +28,10 @@ class Exchange:
         code: Code of the error that was answered.
         status: Status that was answered.
         started: When it came, by `time.perf_counter`.
+        caller: Who asks, where the server knows them apart.
+        routing: What its body says to a gateway.
+        reply_headers: What the reply has besides what its route gives.
+        reply_metadata: What is said of how it was answered, where its wire format has room.
     """
 
     request_id: str
@@ -39,6 +45,10 @@ class Exchange:
     code: str | None = None
     status: int | None = None
     started: float = field(default_factory=time.perf_counter)
+    caller: object = None
+    routing: RoutingFields = RoutingFields()
+    reply_headers: dict[str, str] = field(default_factory=dict)
+    reply_metadata: Mapping[str, Any] | None = None
 
     @property
     def seconds(self) -> float:

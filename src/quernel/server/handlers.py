@@ -18,10 +18,9 @@ from quernel.protocols import admin, cohere, openai, tei, vllm
 from quernel.protocols import rerank as superset
 from quernel.protocols.body import encode_body, field_names
 from quernel.server.exchange import exchange_of
-from quernel.server.inference import embed, rerank
 from quernel.server.metrics import METRICS_TYPE
 from quernel.server.middleware import json_response
-from quernel.server.served import served_by
+from quernel.server.served import application_of, served_by
 from quernel.server.specs import parse_spec
 from quernel.types import TokenizingModel
 
@@ -34,28 +33,38 @@ DOCS_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 def answer(request: Request, body: bytes) -> Response:
     """A reply of a model, whose headers say what no body has room for."""
-    num_truncated = exchange_of(request).num_truncated
-    return json_response(body, headers={TRUNCATED_HEADER: str(num_truncated)} if num_truncated else None)
+    exchange = exchange_of(request)
+    headers = dict(exchange.reply_headers)
+    if exchange.num_truncated:
+        headers[TRUNCATED_HEADER] = str(exchange.num_truncated)
+    return json_response(body, headers=headers)
 
 
 async def embeddings(request: Request, body: bytes) -> Response:
     """Vectors for texts, as OpenAI, Jina and Voyage have it."""
     call = openai.decode_embedding_request(body)
-    result = await embed(request, call)
-    return answer(request, openai.encode_embedding_response(result, call))
+    exchange = exchange_of(request)
+    exchange.routing = call.routing
+    result = await application_of(request).asker.embed(request, call)
+    return answer(request, openai.encode_embedding_response(result, call, metadata=exchange.reply_metadata))
 
 
 async def rerank_documents(request: Request, body: bytes) -> Response:
     """Documents in the order of their relevance to a query, as Jina, Voyage and Cohere v1 have it."""
     call = superset.decode_rerank_request(body)
-    (result,) = await rerank(request, call.model, call.request)
-    return answer(request, superset.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
+    exchange = exchange_of(request)
+    exchange.routing = call.routing
+    (result,) = await application_of(request).asker.rerank(request, call.model, call.request)
+    reply = superset.encode_rerank_response(
+        result, call, request_id=exchange.request_id, metadata=exchange.reply_metadata
+    )
+    return answer(request, reply)
 
 
 async def cohere_embed(request: Request, body: bytes, *, version: Literal["1", "2"] = "2") -> Response:
     """Vectors for texts, as Cohere has it in either version."""
     call = cohere.decode_embed_request(body)
-    result = await embed(request, call)
+    result = await application_of(request).asker.embed(request, call)
     request_id = exchange_of(request).request_id
     return answer(request, cohere.encode_embed_response(result, call, request_id=request_id, version=version))
 
@@ -63,7 +72,7 @@ async def cohere_embed(request: Request, body: bytes, *, version: Literal["1", "
 async def cohere_rerank(request: Request, body: bytes) -> Response:
     """Documents in the order of their relevance to a query, as Cohere v2 has it."""
     call = cohere.decode_rerank_request(body)
-    (result,) = await rerank(request, call.model, call.request)
+    (result,) = await application_of(request).asker.rerank(request, call.model, call.request)
     return answer(request, cohere.encode_rerank_response(result, call, request_id=exchange_of(request).request_id))
 
 
@@ -81,7 +90,7 @@ async def tei_embed(request: Request, body: bytes) -> Response:
     """Vectors for texts, as TEI has it."""
     exchange_of(request).errors = tei.TEI_ERRORS
     call = tei.decode_embed_request(body)
-    result = await embed(request, call)
+    result = await application_of(request).asker.embed(request, call)
     reply = tei.encode_embed_response(result)
     return tei_answer(request, reply, sum(len(text) for text in call.request.inputs if isinstance(text, str)))
 
@@ -89,7 +98,7 @@ async def tei_embed(request: Request, body: bytes) -> Response:
 async def tei_similarity(request: Request, body: bytes) -> Response:
     """Cosines of sentences to one, as TEI has it."""
     call = tei.decode_similarity_request(body)
-    result = await embed(request, call)
+    result = await application_of(request).asker.embed(request, call)
     return tei_answer(request, tei.encode_similarity_response(result), sum(map(len, call.request.inputs)))
 
 
@@ -97,7 +106,7 @@ async def tei_rerank(request: Request, body: bytes) -> Response:
     """Texts in the order of their relevance to a query, as TEI has it."""
     exchange_of(request).errors = tei.TEI_ERRORS
     call = tei.decode_rerank_request(body)
-    (result,) = await rerank(request, call.model, call.request)
+    (result,) = await application_of(request).asker.rerank(request, call.model, call.request)
     characters = sum(len(call.request.query) + len(document) for document in call.request.documents)
     return tei_answer(request, tei.encode_rerank_response(result, call), characters)
 
@@ -105,7 +114,7 @@ async def tei_rerank(request: Request, body: bytes) -> Response:
 def tei_answer(request: Request, body: bytes, num_characters: int) -> Response:
     """A reply of a model, with TEI's times."""
     exchange = exchange_of(request)
-    info = None if exchange.model is None else served_by(request).models.place(exchange.model).listed.info
+    device = "cpu" if exchange.model is None else application_of(request).asker.device(exchange.model)
     reply = answer(request, body)
     reply.headers.update(
         tei.timing_headers(
@@ -113,7 +122,7 @@ def tei_answer(request: Request, body: bytes, num_characters: int) -> Response:
             seconds=exchange.seconds,
             num_characters=num_characters,
             num_tokens=exchange.num_tokens,
-            device="cpu" if info is None else info.device,
+            device=device,
         )
     )
     return reply
@@ -174,7 +183,7 @@ async def tei_info(request: Request, body: bytes) -> Response:
 async def vllm_score(request: Request, body: bytes) -> Response:
     """Scores of pairs of a query and a document, as vLLM has it."""
     call = vllm.decode_score_request(body)
-    results = await rerank(request, call.model, *call.requests)
+    results = await application_of(request).asker.rerank(request, call.model, *call.requests)
     request_id = exchange_of(request).request_id
     return answer(request, vllm.encode_score_response(results, call, request_id=request_id, created=int(time.time())))
 
@@ -182,14 +191,14 @@ async def vllm_score(request: Request, body: bytes) -> Response:
 async def vllm_pooling(request: Request, body: bytes) -> Response:
     """Vectors for texts, as vLLM has it."""
     call = vllm.decode_pooling_request(body)
-    result = await embed(request, call)
+    result = await application_of(request).asker.embed(request, call)
     request_id = exchange_of(request).request_id
     return answer(request, vllm.encode_pooling_response(result, call, request_id=request_id, created=int(time.time())))
 
 
 async def metrics(request: Request, body: bytes) -> Response:
     """What Prometheus reads."""
-    return Response(served_by(request).metrics.render(), media_type=METRICS_TYPE)
+    return Response(application_of(request).metrics.render(), media_type=METRICS_TYPE)
 
 
 async def list_models(request: Request, body: bytes) -> Response:
@@ -260,15 +269,15 @@ async def ready(request: Request, body: bytes) -> Response:
 
 async def openapi(request: Request, body: bytes) -> Response:
     """The OpenAPI document of this server."""
-    return json_response(encode_body(served_by(request).document))
+    return json_response(encode_body(application_of(request).document))
 
 
 async def docs(request: Request, body: bytes) -> Response:
     """The OpenAPI document as a page for people."""
     headers = {"content-security-policy": DOCS_POLICY}
-    return Response(served_by(request).docs_page, media_type="text/html", headers=headers)
+    return Response(application_of(request).docs_page, media_type="text/html", headers=headers)
 
 
 async def root(request: Request, body: bytes) -> Response:
     """To the page for people."""
-    return RedirectResponse(served_by(request).config.root_path + "/docs")
+    return RedirectResponse(application_of(request).config.root_path + "/docs")

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from starlette.requests import ClientDisconnect, Request
@@ -20,8 +20,8 @@ from quernel.errors import (
 )
 from quernel.server.exchange import exchange_of
 from quernel.server.middleware import header
-from quernel.server.models import RequestDefaults
-from quernel.server.served import served_by
+from quernel.server.models import ModelTable, RequestDefaults
+from quernel.server.served import EmbedCall, application_of
 from quernel.server.token_ids import read_token_ids
 from quernel.types import EmbeddingRequest, EmbeddingResult, InputType, RerankRequest, RerankResult
 
@@ -37,66 +37,76 @@ TIMEOUT_HEADER = "x-quernel-timeout"
 """Seconds that the client waits for the answer; the work is given up then."""
 
 
-class EmbedCall(Protocol):
-    """A request for vectors in any wire format."""
+class LocalAsker:
+    """Asks models of this machine.
 
-    @property
-    def request(self) -> EmbeddingRequest:
-        """What to embed."""
-        ...
-
-    @property
-    def model(self) -> str | None:
-        """The name that was asked for."""
-        ...
-
-
-async def embed(request: Request, call: EmbedCall) -> EmbeddingResult:
-    """What the model that `call` names says to it.
-
-    Raises:
-        QuernelError: It has none, or not one that can be handed out.
-        ClientDisconnect: The client hung up.
+    Args:
+        models: The models.
     """
-    served = served_by(request)
-    chosen = served.models.embedding_model(call.model)
-    exchange = exchange_of(request)
-    exchange.model = chosen.place.name
-    if len(call.request.inputs) > served.config.max_texts:
-        raise _too_many(len(call.request.inputs), "texts", served.config.max_texts)
-    asked = header_defaults(request).complete_embedding(call.request)
-    asked = chosen.place.spec.defaults.complete_embedding(asked)
-    if not all(isinstance(text, str) for text in asked.inputs):
-        asked = await asyncio.to_thread(read_token_ids, asked, chosen.model, served.config.token_ids)
-    with chosen.place.running():
-        result = await until_done(request, chosen.model.embed(asked))
-    check_vectors(result, asked)
-    exchange.count(result)
-    return replace(result, model=chosen.place.name)
 
+    def __init__(self, models: ModelTable) -> None:
+        self._models = models
 
-async def rerank(request: Request, name: str | None, *asked: RerankRequest) -> list[RerankResult]:
-    """What the reranker of that name says to each of these requests; the first failure ends them all.
-
-    Raises:
-        QuernelError: It has none, or not one that can be handed out.
-        ClientDisconnect: The client hung up.
-    """
-    served = served_by(request)
-    chosen = served.models.rerank_model(name)
-    exchange = exchange_of(request)
-    exchange.model = chosen.place.name
-    num_documents = sum(len(one.documents) for one in asked)
-    if num_documents > served.config.max_documents:
-        raise _too_many(num_documents, "documents", served.config.max_documents)
-    defaults = header_defaults(request)
-    complete = [chosen.place.spec.defaults.complete_rerank(defaults.complete_rerank(one)) for one in asked]
-    with chosen.place.running():
-        results = await until_done(request, gather([chosen.model.rerank(one) for one in complete]))
-    for one, result in zip(complete, results, strict=True):
-        check_scores(result, one)
+    async def embed(self, request: Request, call: EmbedCall) -> EmbeddingResult:
+        """What the model that `call` names says to it. Errors as `Asker`."""
+        chosen = self._models.embedding_model(call.model)
+        exchange = exchange_of(request)
+        exchange.model = chosen.place.name
+        asked = complete_embedding(request, call.request)
+        asked = chosen.place.spec.defaults.complete_embedding(asked)
+        if not all(isinstance(text, str) for text in asked.inputs):
+            asked = await asyncio.to_thread(
+                read_token_ids, asked, chosen.model, application_of(request).config.token_ids
+            )
+        with chosen.place.running():
+            result = await until_done(request, chosen.model.embed(asked))
+        check_vectors(result, asked)
         exchange.count(result)
-    return [replace(result, model=chosen.place.name) for result in results]
+        return replace(result, model=chosen.place.name)
+
+    async def rerank(self, request: Request, name: str | None, *asked: RerankRequest) -> list[RerankResult]:
+        """What the reranker of that name says to each of these requests. Errors as `Asker`."""
+        chosen = self._models.rerank_model(name)
+        exchange = exchange_of(request)
+        exchange.model = chosen.place.name
+        complete = [chosen.place.spec.defaults.complete_rerank(one) for one in complete_rerank(request, asked)]
+        with chosen.place.running():
+            results = await until_done(request, gather([chosen.model.rerank(one) for one in complete]))
+        for one, result in zip(complete, results, strict=True):
+            check_scores(result, one)
+            exchange.count(result)
+        return [replace(result, model=chosen.place.name) for result in results]
+
+    def device(self, name: str) -> str:
+        """Where a model computes."""
+        info = self._models.place(name).listed.info
+        return "cpu" if info is None else info.device
+
+
+def complete_embedding(request: Request, asked: EmbeddingRequest) -> EmbeddingRequest:
+    """The request with what its headers say, unless it is too large.
+
+    Raises:
+        InvalidRequestError: It has too many texts, or a header is wrong.
+    """
+    most = application_of(request).config.max_texts
+    if len(asked.inputs) > most:
+        raise _too_many(len(asked.inputs), "texts", most)
+    return header_defaults(request).complete_embedding(asked)
+
+
+def complete_rerank(request: Request, asked: Sequence[RerankRequest]) -> list[RerankRequest]:
+    """The requests with what their headers say, unless they are too large.
+
+    Raises:
+        InvalidRequestError: They have too many documents, or a header is wrong.
+    """
+    most = application_of(request).config.max_documents
+    count = sum(len(one.documents) for one in asked)
+    if count > most:
+        raise _too_many(count, "documents", most)
+    defaults = header_defaults(request)
+    return [defaults.complete_rerank(one) for one in asked]
 
 
 def header_defaults(request: Request) -> RequestDefaults:
@@ -242,7 +252,7 @@ def time_left(request: Request) -> float | None:
                 hint="Send a number of seconds above 0.",
             )
         limits.append(seconds)
-    most = served_by(request).config.request_timeout_seconds
+    most = application_of(request).config.request_timeout_seconds
     if most is not None:
         limits.append(most)
     if not limits:

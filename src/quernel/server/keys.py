@@ -39,7 +39,7 @@ class Keys:
         """
         if not self._digests:
             return
-        given = _given(headers)
+        given = given_key(headers)
         if given is None:
             raise AuthenticationError(
                 "You didn't provide an API key.", hint="Send it in the header 'authorization: Bearer KEY'."
@@ -61,7 +61,7 @@ class Keys:
             raise PermissionDeniedError(
                 "This server lets nobody change its models.", hint="Start it with an admin key (QUERNEL_ADMIN_KEY)."
             )
-        given = _given(headers)
+        given = given_key(headers)
         if given is None:
             raise AuthenticationError(
                 "You didn't provide an API key.", hint="Send the admin key in 'authorization: Bearer KEY'."
@@ -90,7 +90,8 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
 
 
-def _given(headers: Headers) -> str | None:
+def given_key(headers: Headers) -> str | None:
+    """The key in the headers of a request; `None` where there is none."""
     scheme, _, key = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key.strip():
         return key.strip()

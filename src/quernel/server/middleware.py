@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -25,21 +24,26 @@ from quernel.errors import (
     AuthenticationError,
     BodyTooLargeError,
     EngineClosedError,
+    InsufficientCreditError,
     InternalError,
     QuernelError,
     UnavailableError,
 )
 from quernel.protocols.error_body import UNION, ErrorDialect
 from quernel.server.exchange import Exchange, exchange_of
-from quernel.server.keys import PUBLIC, Keys
 
 logger = logging.getLogger("quernel.server")
 
 Handler: TypeAlias = Callable[[Request, bytes], Awaitable[Response]]
 """Answers a request with its body."""
 
+Gate: TypeAlias = Callable[[Scope, Exchange], Awaitable[None]]
+"""Lets a request in and notes who asks, or raises."""
+
 Observer: TypeAlias = Callable[[Exchange, Scope], None]
 """Takes note of a request that was answered."""
+
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 REQUEST_ID_HEADER = "x-request-id"
 REQUEST_ID = REQUEST_ID_HEADER.encode()
@@ -77,7 +81,7 @@ class ExchangeMiddleware:
         app: What answers the rest.
         root_path: What a proxy may have left before the path of a route.
         max_body_bytes: Largest body.
-        keys: Who may ask.
+        gate: Lets requests in.
         dialects: How errors are answered on which path; on others as a union of all.
         handlers: What answers which method and path.
         observers: Told of every request when it is answered: the log, the metrics, the traces.
@@ -89,7 +93,7 @@ class ExchangeMiddleware:
         *,
         root_path: str,
         max_body_bytes: int,
-        keys: Keys,
+        gate: Gate,
         dialects: Mapping[str, ErrorDialect],
         handlers: Mapping[tuple[str, str], Handler],
         observers: Sequence[Observer],
@@ -98,7 +102,7 @@ class ExchangeMiddleware:
         self._root_path = root_path
         self._dialects = dialects
         self._handlers = handlers
-        self._keys = keys
+        self._gate = gate
         self._max_body_bytes = max_body_bytes
         self._observers = observers
 
@@ -125,8 +129,7 @@ class ExchangeMiddleware:
             await answer_error(Request(scope), error)(scope, receive, send_with_id)
 
         try:
-            if not (method in ("GET", "HEAD") and path in PUBLIC):
-                self._keys.check(Headers(scope=scope))
+            await self._gate(scope, exchange)
             handler = self._handlers.get((method, path))
             if handler is None:
                 await self._app(scope, receive, send_with_id)
@@ -134,7 +137,7 @@ class ExchangeMiddleware:
                 exchange.route = path
                 reply = await respond(handler, Request(scope, receive))
                 await reply(scope, receive, send_with_id)
-        except AuthenticationError as error:
+        except QuernelError as error:
             await answer(error)
         except ClientDisconnect:
             exchange.status = CLIENT_CLOSED
@@ -168,7 +171,8 @@ async def respond(handler: Handler, request: Request) -> Response:
         ClientDisconnect: The client hung up.
     """
     try:
-        body = await read_body(request) if request.method == "POST" else b""
+        body = await read_body(request) if request.method in WITH_BODY else b""
+        request.state.body = body
         return await handler(request, body)
     except QuernelError as error:
         if error.status >= 500 and not isinstance(error, UnavailableError):
@@ -217,9 +221,12 @@ def answer_error(request: Request, error: QuernelError) -> Response:
     """The reply to an error of ours."""
     exchange = exchange_of(request)
     exchange.code = error.code
-    headers = {}
+    headers = dict(exchange.reply_headers)
     if isinstance(error, UnavailableError):
-        headers["retry-after"] = str(math.ceil(min(error.retry_after or RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS)))
+        seconds = min(error.retry_after or RETRY_AFTER_SECONDS, MAX_RETRY_AFTER_SECONDS)
+        headers |= {"retry-after": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    if isinstance(error, InsufficientCreditError):
+        headers["x-should-retry"] = "false"
     if isinstance(error, AuthenticationError):
         headers["www-authenticate"] = "Bearer"
     return error_response(exchange.errors, str(error), error.status, error.code, param=error.param, headers=headers)

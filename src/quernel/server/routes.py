@@ -130,7 +130,7 @@ class Endpoint:
         errors: Errors it can answer with. All routes have 404, 405 and 500 of HTTP itself besides.
     """
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
     handler: Handler
     summary: str
