@@ -19,6 +19,13 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "rerank": "Order documents by their relevance to a query.",
         "serve": "Answer embedding and rerank requests over HTTP.",
     },
+    "Serve many": {
+        "gateway": "Put many providers, accounts and prices behind one API.",
+        "keys": "Make, list, change and revoke API keys of the gateway.",
+        "accounts": "Make accounts of the gateway, and see and add their money.",
+        "usage": "Report what was used and spent.",
+        "providers": "See, add, price and switch providers of the gateway.",
+    },
     "Look at models": {
         "models": "List the models that Quernel knows.",
         "verify": "Check a model on this machine against published results.",

@@ -35,11 +35,15 @@ SECTIONS: Mapping[str, str] = {
     "load": "quernel.cli.composition:LoadSettings",
     "engine": "quernel.engine.config:EngineConfig",
     "server": "quernel.server.config:ServerConfig",
+    "gateway": "quernel.gateway.config:GatewayConfig",
 }
 """Section of the file (and heading of the help) to the dataclass that declares its keys."""
 
 MODEL_KEYS = ("model", "models")
 """Keys of the file that stand outside the sections: what `quernel serve` loads."""
+
+GATEWAY_TABLES = ("providers", "catalogue", "issuers")
+"""Lists of tables that stand outside the sections: what `quernel gateway` sells, and whom it believes."""
 
 SHORT_FLAGS: Mapping[str, str] = {"port": "-p"}
 """Fields that have a short flag too."""
@@ -181,12 +185,14 @@ class ConfigFile:
         name: Its path, for messages.
         sections: Tables by section.
         models: `model = [...]` as texts, `[[models]]` as tables.
+        tables: The lists of `GATEWAY_TABLES` that it has.
         notes: What of another system's file has no meaning here.
     """
 
     name: str = "no file"
     sections: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models: tuple[str | Mapping[str, Any], ...] = ()
+    tables: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -208,7 +214,7 @@ class ConfigFile:
         notes: list[str] = []
         if is_mistralrs(raw):
             raw, notes = translate_mistralrs(raw, place=str(path))
-        check_keys(raw, (*SECTIONS, *MODEL_KEYS), place=str(path))
+        check_keys(raw, (*SECTIONS, *MODEL_KEYS, *GATEWAY_TABLES), place=str(path))
         sections = {name: raw[name] for name in SECTIONS if name in raw}
         for name, table in sections.items():
             if not isinstance(table, dict):
@@ -216,7 +222,8 @@ class ConfigFile:
             keys = [setting.name for setting in declared_settings(declaration(name))]
             check_keys(table, keys, place=f"{path}, [{name}]")
         models = [*_entries(raw, "model", str, path), *_entries(raw, "models", dict, path)]
-        return cls(str(path), sections, tuple(models), tuple(notes))
+        tables = {name: tuple(_entries(raw, name, dict, path)) for name in GATEWAY_TABLES if name in raw}
+        return cls(str(path), sections, tuple(models), tables, tuple(notes))
 
 
 def _entries(raw: Mapping[str, Any], key: str, kind: type, path: Path) -> list[Any]:
@@ -224,7 +231,7 @@ def _entries(raw: Mapping[str, Any], key: str, kind: type, path: Path) -> list[A
     if isinstance(entries, kind):
         entries = [entries]
     if not isinstance(entries, list) or not all(isinstance(entry, kind) for entry in entries):
-        form = 'model = ["NAME", ...]' if kind is str else "[[models]] tables"
+        form = 'model = ["NAME", ...]' if kind is str else f"[[{key}]] tables"
         raise SettingsError(f"{path}: {key} is {entries!r}.", param=key, hint=f"Write {form}.")
     return entries
 

@@ -1,0 +1,155 @@
+"""The gateway's routes: those of the server that ask models, the AI SDK's, the catalogue, and money."""
+
+from dataclasses import replace
+from functools import partial
+
+from quernel.errors import (
+    ConflictError,
+    InsufficientCreditError,
+    LimitExceededError,
+    ModelNotFoundError,
+    NoRouteError,
+    NotFoundError,
+    PermissionDeniedError,
+    ProviderError,
+    QuernelError,
+)
+from quernel.gateway import handlers
+from quernel.protocols.ai_gateway import (
+    MOUNTS,
+    GatewayEmbeddingBody,
+    GatewayEmbeddingReply,
+    GatewayRerankBody,
+    GatewayRerankReply,
+)
+from quernel.protocols.ai_gateway_catalogue import (
+    GatewayConfigReply,
+    GatewayCreditsReply,
+    GatewayGenerationReply,
+    GatewayReportReply,
+)
+from quernel.protocols.ai_gateway_errors import AI_GATEWAY_ERRORS
+from quernel.protocols.gateway import EndpointsReply, ModelEntry, ModelEntryList
+from quernel.server.routes import ASKED, BODY_ERRORS, EMBED_ERRORS, ENDPOINTS, RERANK_ERRORS, Endpoint
+
+BILLED: tuple[type[QuernelError], ...] = (
+    InsufficientCreditError,
+    PermissionDeniedError,
+    NoRouteError,
+    ConflictError,
+    LimitExceededError,
+    ProviderError,
+)
+"""Errors that a route which asks models has in a gateway besides those of a server."""
+
+NOT_HERE = frozenset(
+    {
+        "/tokenize",
+        "/decode",
+        "/info",
+        "/v1/models",
+        "/v1/models/{name:path}",
+        "/v1/models/load",
+        "/v1/models/unload",
+        "/v1/models/reload",
+        "/v1/models/status",
+    }
+)
+"""Routes of a server that are about the models of its own machine; a gateway has others of its own, or none."""
+
+SHARED = tuple(
+    replace(endpoint, errors=(*endpoint.errors, *BILLED)) if endpoint.method == "POST" else endpoint
+    for endpoint in ENDPOINTS
+    if endpoint.path not in NOT_HERE
+)
+
+SDK = tuple(
+    endpoint
+    for mount, version in MOUNTS.items()
+    for endpoint in (
+        Endpoint(
+            method="POST",
+            path=f"{mount}/embedding-model",
+            handler=partial(handlers.sdk_embed, version=version),
+            summary="Vectors for texts, as `embed` and `embedMany` of the AI SDK ask for them.",
+            body=(GatewayEmbeddingBody,),
+            reply=(GatewayEmbeddingReply,),
+            error_dialects=(AI_GATEWAY_ERRORS,),
+            errors=(*EMBED_ERRORS, *BILLED),
+        ),
+        Endpoint(
+            method="POST",
+            path=f"{mount}/reranking-model",
+            handler=partial(handlers.sdk_rerank, version=version),
+            summary="Documents in the order of their relevance, as `rerank` of the AI SDK asks for it.",
+            body=(GatewayRerankBody,),
+            reply=(GatewayRerankReply,),
+            error_dialects=(AI_GATEWAY_ERRORS,),
+            errors=(*RERANK_ERRORS, *BILLED),
+        ),
+        Endpoint(
+            method="GET",
+            path=f"{mount}/config",
+            handler=partial(handlers.sdk_config, version=version),
+            summary="The models, as `getAvailableModels` of the AI SDK asks for them.",
+            reply=(GatewayConfigReply,),
+            error_dialects=(AI_GATEWAY_ERRORS,),
+            errors=ASKED,
+        ),
+    )
+)
+
+OWN = (
+    Endpoint(
+        method="GET",
+        path="/v1/models",
+        handler=handlers.models,
+        summary="The models that anybody offers, with prices; `?type=embedding` for those of one kind.",
+        reply=(ModelEntryList,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{name:path}/endpoints",
+        handler=handlers.endpoints,
+        summary="Who offers a model, at what price, and how they are doing.",
+        reply=(EndpointsReply,),
+        errors=(ModelNotFoundError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{name:path}",
+        handler=handlers.model,
+        summary="One model.",
+        reply=(ModelEntry,),
+        errors=(ModelNotFoundError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/credits",
+        handler=handlers.credits,
+        summary="What the account has left and has spent.",
+        reply=(GatewayCreditsReply,),
+        error_dialects=(AI_GATEWAY_ERRORS,),
+        errors=ASKED,
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/generation",
+        handler=handlers.generation,
+        summary="One request: who served it, how long it took, what it cost.",
+        reply=(GatewayGenerationReply,),
+        error_dialects=(AI_GATEWAY_ERRORS,),
+        errors=(*ASKED, NotFoundError),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/report",
+        handler=handlers.spend_report,
+        summary="What was spent, by day, user, model, tag, provider or credential.",
+        reply=(GatewayReportReply,),
+        error_dialects=(AI_GATEWAY_ERRORS,),
+        errors=(*BODY_ERRORS, PermissionDeniedError),
+    ),
+)
+
+GATEWAY_ENDPOINTS = (*SHARED, *SDK, *OWN)

@@ -1,0 +1,401 @@
+"""What was used: a row for each request, rolled up by the hour, and reports over both.
+
+A row says how much, by whom, where and at what price, never what. Rows are kept for a while, hours for good. A report
+reads hours up to the mark until which they are made, and rows after it, so that it never counts twice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from quernel.errors import NotFoundError
+from quernel.gateway import schema
+from quernel.gateway.ledger import EntryKind
+from quernel.gateway.limits import DAY_MS, Period
+from quernel.gateway.marks import lock_mark, read_mark, set_mark
+from quernel.gateway.money import Picos
+from quernel.gateway.replays import KEPT_MS
+
+HOUR_MS = 3_600_000
+ROLLED = "rolled_until"
+"""The mark until which usage is rolled up."""
+
+SETTLING_MS = 600_000
+"""Hours are rolled up so long after their end, when no gateway writes into them any more."""
+
+MOST_LABEL = 200
+TAG_SEPARATOR = ","
+
+DELETED_AT_ONCE = 5_000
+"""Rows of a table that go in one transaction, which requests wait for."""
+
+COUNTERS_KEPT_MS = {Period.MINUTE: DAY_MS, Period.DAY: 40 * DAY_MS, Period.MONTH: 40 * DAY_MS}
+"""How long a counter is kept after the beginning of its window: longer than any request into it can be under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """One request, as it is written down.
+
+    Attributes:
+        id: The generation.
+        time: When it was settled, in milliseconds since 1970.
+        account: Who paid.
+        key: Whose request it was.
+        user: For whom, in the caller's words.
+        tags: What it was filed under, in order, joined by commas.
+        operation: `embed`, `rerank` or `chat`.
+        model: The model that served it.
+        provider: Who did; empty where nobody could.
+        status: What was answered.
+        code: The error that was answered.
+        items: Texts or documents.
+        tokens: Tokens that the model read.
+        output_tokens: Tokens that it wrote.
+        documents: Documents that it ranked.
+        cost: What was charged.
+        upstream_cost: What it cost at the provider's price, charged or not.
+        price: The row of the price table.
+        milliseconds: From the request to the answer.
+        upstream_milliseconds: Of that, at the provider that answered.
+        attempts: Who was asked.
+        byok: Whether the customer's own key to the provider was used.
+        credential: How the caller proved who it is: `api-key`, `oidc` or `demo`.
+    """
+
+    id: str
+    time: int
+    account: str
+    key: str
+    user: str = ""
+    tags: str = ""
+    operation: str
+    model: str
+    provider: str = ""
+    status: int = 200
+    code: str | None = None
+    items: int = 0
+    tokens: int = 0
+    output_tokens: int = 0
+    documents: int = 0
+    cost: Picos = 0
+    upstream_cost: Picos = 0
+    price: int = 0
+    milliseconds: float = 0.0
+    upstream_milliseconds: float = 0.0
+    attempts: Sequence[Mapping[str, Any]] = ()
+    byok: bool = False
+    credential: str = "api-key"
+
+
+def join_tags(tags: Sequence[str]) -> str:
+    """Tags as a column holds them: each once, in order, no more than fit."""
+    joined = ""
+    for tag in sorted({_plain(tag).replace(TAG_SEPARATOR, " ").strip() for tag in tags} - {""}):
+        longer = f"{joined}{TAG_SEPARATOR}{tag}" if joined else tag
+        if len(longer) > MOST_LABEL:
+            break
+        joined = longer
+    return joined
+
+
+def record(connection: Connection, row: Usage) -> None:
+    """Write a request down, once."""
+    values = asdict(row)
+    values["attempts"] = list(row.attempts)
+    values["user"] = _plain(row.user)[:MOST_LABEL]
+    connection.execute(_INSERT[connection.dialect.name], values)
+
+
+def _plain(text: str) -> str:
+    """A caller's words as every database can hold them: PostgreSQL has no NUL, and neither has half a character."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()
+
+
+def find_usage(connection: Connection, generation: str, account: str | None = None) -> Usage:
+    """The request of that id.
+
+    Args:
+        connection: The transaction.
+        generation: Its id.
+        account: Who must have paid for it; `None` for anybody.
+
+    Raises:
+        NotFoundError: There is none, it is another's, or its row is no longer kept.
+    """
+    row = connection.execute(sa.select(schema.usage).filter_by(id=generation)).mappings().one_or_none()
+    if row is None or account not in (None, row["account"]):
+        raise NotFoundError(f"There is no generation {generation}.", param="id")
+    return Usage(**row)
+
+
+def list_usage(
+    connection: Connection, account: str | None, *, most: int = 100, before: str | None = None
+) -> list[Usage]:
+    """The latest requests, of an account or of all; `before` continues a list after its last id."""
+    found = sa.select(schema.usage).order_by(schema.usage.c.id.desc()).limit(most)
+    if account is not None:
+        found = found.filter_by(account=account)
+    if before is not None:
+        found = found.where(schema.usage.c.id < before)
+    return [Usage(**row) for row in connection.execute(found).mappings()]
+
+
+_INSERT: Mapping[str, sa.Insert] = {
+    "sqlite": sqlite.insert(schema.usage).on_conflict_do_nothing(),
+    "postgresql": postgresql.insert(schema.usage).on_conflict_do_nothing(),
+}
+
+
+class Grouping(StrEnum):
+    """What a report is divided by."""
+
+    DAY = "day"
+    HOUR = "hour"
+    ACCOUNT = "account"
+    KEY = "key"
+    USER = "user"
+    TAG = "tag"
+    MODEL = "model"
+    PROVIDER = "provider"
+    CREDENTIAL = "credential"
+    OPERATION = "operation"
+
+
+@dataclass(slots=True, kw_only=True)
+class Line:
+    """A line of a report.
+
+    Attributes:
+        group: Grouping to its value.
+        requests: Requests, failed ones too.
+        errors: Those that failed.
+        items: Texts and documents.
+        tokens: Tokens that models read.
+        output_tokens: Tokens that they wrote.
+        documents: Documents that they ranked.
+        cost: What was charged.
+        upstream_cost: What it was at the providers' prices.
+        milliseconds: Time of all requests together.
+    """
+
+    group: dict[str, str]
+    requests: int = 0
+    errors: int = 0
+    items: int = 0
+    tokens: int = 0
+    output_tokens: int = 0
+    documents: int = 0
+    cost: Picos = 0
+    upstream_cost: Picos = 0
+    milliseconds: float = 0.0
+
+
+MEASURES = (
+    "requests",
+    "errors",
+    "items",
+    "tokens",
+    "output_tokens",
+    "documents",
+    "cost",
+    "upstream_cost",
+    "milliseconds",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a report is about.
+
+    Attributes:
+        start: From when, in milliseconds since 1970, on a full hour.
+        end: Until when, on a full hour, itself not in it.
+        by: What it is divided by; several at once are allowed.
+        account: Of whom; `None` for all.
+        where: Column to the value that it must have.
+        tags: Tags of which a request must have one; empty for any.
+    """
+
+    start: int
+    end: int
+    by: tuple[Grouping, ...] = (Grouping.DAY,)
+    account: str | None = None
+    where: Mapping[str, str] = field(default_factory=dict)
+    tags: Sequence[str] = ()
+
+
+def report(connection: Connection, wanted: Report) -> list[Line]:
+    """The lines of a report, in the order of their groups."""
+    until = read_mark(connection, ROLLED)
+    lines: dict[tuple[str, ...], Line] = {}
+    sources = (
+        (schema.rollups, schema.rollups.c.hour, max(wanted.start, 0), min(wanted.end, until)),
+        (schema.usage, schema.usage.c.time, max(wanted.start, until), wanted.end),
+    )
+    for table, moment, start, end in sources:
+        if start >= end:
+            continue
+        for row in connection.execute(_grouped(table, moment, wanted).where(moment >= start, moment < end)).mappings():
+            for values in _groups(dict(row), wanted.by):
+                line = lines.setdefault(values, Line(group=dict(zip(wanted.by, values, strict=True))))
+                for measure in MEASURES:
+                    setattr(line, measure, getattr(line, measure) + type(getattr(line, measure))(row[measure]))
+    return [lines[group] for group in sorted(lines)]
+
+
+COLUMNS: Mapping[Grouping, str] = {
+    Grouping.ACCOUNT: "account",
+    Grouping.KEY: "key",
+    Grouping.USER: "user",
+    Grouping.TAG: "tags",
+    Grouping.MODEL: "model",
+    Grouping.PROVIDER: "provider",
+    Grouping.CREDENTIAL: "credential",
+    Grouping.OPERATION: "operation",
+}
+
+WIDTHS: Mapping[Grouping, tuple[int, str]] = {
+    Grouping.DAY: (DAY_MS, "%Y-%m-%d"),
+    Grouping.HOUR: (HOUR_MS, "%Y-%m-%dT%H:00Z"),
+}
+
+
+def _grouped(table: sa.Table, moment: Any, wanted: Report) -> sa.Select[Any]:
+    widths = [WIDTHS[grouping][0] for grouping in wanted.by if grouping in WIDTHS]
+    columns = [table.c[COLUMNS[grouping]] for grouping in wanted.by if grouping in COLUMNS]
+    if widths:
+        columns.append((moment - moment % min(widths)).label("moment"))
+    query = sa.select(*columns, *_sums(table)).group_by(*columns)
+    if wanted.account is not None:
+        query = query.where(table.c.account == wanted.account)
+    for column, value in wanted.where.items():
+        query = query.where(table.c[column] == value)
+    if wanted.tags:
+        query = query.where(sa.or_(*(_has_tag(table.c.tags, tag) for tag in wanted.tags)))
+    return query
+
+
+def _sums(table: sa.Table) -> list[sa.ColumnElement[Any]]:
+    """The measures of many rows, or of many hours."""
+    if table is schema.rollups:
+        return [_sum(table.c[measure]).label(measure) for measure in MEASURES]
+    counted = {"requests": sa.func.count(), "errors": _sum(sa.case((table.c.status >= FIRST_ERROR, 1), else_=0))}
+    summed = {measure: _sum(table.c[measure]) for measure in MEASURES if measure not in counted}
+    return [column.label(measure) for measure, column in (counted | summed).items()]
+
+
+def _sum(column: Any) -> sa.ColumnElement[Any]:
+    """A sum, which is 0 of no rows."""
+    return sa.func.coalesce(sa.func.sum(column), 0)
+
+
+FIRST_ERROR = 400
+
+
+def _has_tag(column: Any, tag: str) -> sa.ColumnElement[bool]:
+    closed: sa.ColumnElement[str] = sa.literal(TAG_SEPARATOR) + column + TAG_SEPARATOR
+    return closed.contains(f"{TAG_SEPARATOR}{tag}{TAG_SEPARATOR}", autoescape=True)
+
+
+def _groups(row: Mapping[str, Any], by: Sequence[Grouping]) -> list[tuple[str, ...]]:
+    """The groups that a row belongs to: one, or one for each of its tags."""
+    groups: list[tuple[str, ...]] = [()]
+    for grouping in by:
+        if grouping in WIDTHS:
+            width, form = WIDTHS[grouping]
+            moment = int(row["moment"])
+            values = [datetime.fromtimestamp((moment - moment % width) / 1000, UTC).strftime(form)]
+        elif grouping is Grouping.TAG:
+            values = row["tags"].split(TAG_SEPARATOR)
+        else:
+            values = [row[COLUMNS[grouping]]]
+        groups = [(*group, value) for group in groups for value in values]
+    return groups
+
+
+def roll_up(connection: Connection, now: int) -> int:
+    """Make the hours that are over; each once, however many gateways try.
+
+    Returns:
+        How many lines were made.
+    """
+    start = lock_mark(connection, ROLLED)
+    end = now - SETTLING_MS
+    end -= end % HOUR_MS
+    if start >= end:
+        return 0
+    table = schema.usage
+    hour = (table.c.time - table.c.time % HOUR_MS).label("hour")
+    keys = [hour, *(table.c[name] for name in DIMENSIONS)]
+    grouped = sa.select(*keys, *_sums(table)).where(table.c.time >= start, table.c.time < end).group_by(*keys)
+    names = ["hour", *DIMENSIONS, *MEASURES]
+    made = connection.execute(sa.insert(schema.rollups).from_select(names, grouped))
+    set_mark(connection, ROLLED, end)
+    return int(made.rowcount)
+
+
+DIMENSIONS = ("account", "key", "user", "tags", "operation", "model", "provider", "credential")
+
+
+def forget(connection: Connection, now: int, *, keep_days: int) -> int:
+    """Delete rows that are old and rolled up, some thousands at a time, with counters and idempotency keys of the past.
+
+    Returns:
+        How many rows.
+    """
+    before = min(now - keep_days * DAY_MS, read_mark(connection, ROLLED))
+    old = sa.select(schema.usage.c.id).where(schema.usage.c.time < before).limit(DELETED_AT_ONCE)
+    deleted = connection.execute(sa.delete(schema.usage).where(schema.usage.c.id.in_(old))).rowcount
+    counters = schema.counters
+    for period, kept in COUNTERS_KEPT_MS.items():
+        past = sa.delete(counters).where(counters.c.period == period.value, counters.c.start < now - kept)
+        connection.execute(past)
+    connection.execute(sa.delete(schema.replays).where(schema.replays.c.time < now - KEPT_MS))
+    return int(deleted)
+
+
+def close_days(connection: Connection, now: int, *, keep_days: int) -> int:
+    """Put the charges of days that are long over into one entry for each account and day, some thousands at a time.
+    Sums stay what they are.
+
+    Returns:
+        How many charges went into them.
+    """
+    table = schema.entries
+    before = now - keep_days * DAY_MS
+    before -= before % DAY_MS
+    charges = sa.select(table.c.id, table.c.account, table.c.time, table.c.amount).order_by(table.c.id)
+    charges = charges.where(table.c.kind == EntryKind.CHARGE.value)
+    first = connection.execute(charges.limit(1)).one_or_none()
+    if first is None or first.time >= before:
+        return 0
+    oldest = connection.execute(charges.limit(DELETED_AT_ONCE).with_for_update()).all()
+    old = [row for row in oldest if row.time < before]
+    connection.execute(sa.delete(table).where(table.c.id.in_([row.id for row in old])))
+    sums: dict[tuple[str, int], Picos] = {}
+    for row in old:
+        place = row.account, row.time - row.time % DAY_MS
+        sums[place] = sums.get(place, 0) + row.amount
+    for (account, day), amount in sorted(sums.items()):
+        _close(connection, account, day, amount)
+    return len(old)
+
+
+def _close(connection: Connection, account: str, day: int, amount: Picos) -> None:
+    table = schema.entries
+    closing = {
+        "account": account,
+        "kind": EntryKind.CLOSING.value,
+        "reference": datetime.fromtimestamp(day / 1000, UTC).strftime("%Y-%m-%d"),
+    }
+    more = sa.update(table).filter_by(**closing).values(amount=table.c.amount + amount)
+    if not connection.execute(more).rowcount:
+        row = {**closing, "time": day, "amount": amount, "actor": "system", "note": None}
+        connection.execute(sa.insert(table), row)
