@@ -24,11 +24,13 @@ class Connection(asyncio.Protocol):
         self.buffer = bytearray()
         self.needed = -1
         self.done: asyncio.Future[int] | None = None
+        self.is_open = True
 
     def connection_made(self, transport):
         self.transport = transport
 
     def connection_lost(self, error):
+        self.is_open = False
         if self.done is not None and not self.done.done():
             self.done.set_result(0)
 
@@ -68,11 +70,10 @@ async def closed(host, port, request, seconds, connections):
         _, connection = await loop.create_connection(Connection, host, port)
         while time.perf_counter() < end:
             start = time.perf_counter()
-            status = await connection.ask(request)
-            times.append(time.perf_counter() - start)
-            statuses.append(status)
-            if not status:
+            if not connection.is_open:
                 _, connection = await loop.create_connection(Connection, host, port)
+            statuses.append(await connection.ask(request))
+            times.append(time.perf_counter() - start)
 
     start = time.perf_counter()
     end = start + seconds
@@ -86,7 +87,9 @@ async def opened(host, port, request, seconds, rate):
     times, statuses, idle, tasks = [], [], [], []
 
     async def send(due):
-        connection = idle.pop() if idle else (await loop.create_connection(Connection, host, port))[1]
+        connection = idle.pop() if idle else None
+        if connection is None or not connection.is_open:
+            _, connection = await loop.create_connection(Connection, host, port)
         status = await connection.ask(request)
         times.append(time.perf_counter() - due)
         statuses.append(status)

@@ -11,6 +11,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import click
+
 import quernel
 from quernel.cli.main import cli
 from quernel.cli.settings import SECTIONS, declaration, default_text, environment_name, flag_name
@@ -41,13 +43,19 @@ def cli_page() -> str:
     blocks = ["# Command line", f"What `quernel COMMAND --help` prints. How to use it: [guide]({GUIDE})."]
     as_shown = {"resilient_parsing": True, "terminal_width": HELP_WIDTH, "max_content_width": HELP_WIDTH}
     root = cli.make_context("quernel", [], **as_shown)
-    blocks += ["## quernel", fenced(cli.get_help(root))]
-    for name in cli.list_commands(root):
-        command = cli.get_command(root, name)
-        assert command is not None, f"{name} is listed but not there"
-        context = command.make_context(name, [], parent=root, **as_shown)
-        blocks += [f"## quernel {name}", fenced(command.get_help(context))]
+    for context in contexts(cli, root, **as_shown):
+        blocks += [f"## {context.command_path}", fenced(context.get_help())]
     return page(blocks)
+
+
+def contexts(command: click.Command, context: click.Context, **as_shown: Any) -> Iterator[click.Context]:
+    """That of a command and those of all commands below it."""
+    yield context
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None, f"{name} is listed but not there"
+            yield from contexts(child, child.make_context(name, [], parent=context, **as_shown), **as_shown)
 
 
 def settings_page() -> str:

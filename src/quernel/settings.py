@@ -5,8 +5,12 @@
 files is the command line's business (`quernel.cli`); nothing here touches the environment.
 """
 
+from collections.abc import Iterable
 from dataclasses import Field, field, fields
+from difflib import get_close_matches
 from typing import Any, TypeVar
+
+from quernel.errors import SettingsError
 
 T = TypeVar("T")
 
@@ -27,3 +31,17 @@ def setting(default: T, help: str) -> T:
 def declared_settings(part: type) -> tuple[Field[Any], ...]:
     """The fields of a settings dataclass that were declared with `setting`, in order."""
     return tuple(declared for declared in fields(part) if "help" in declared.metadata)
+
+
+def check_keys(found: Iterable[str], known: Iterable[str], *, place: str) -> None:
+    """Refuse keys that nobody reads.
+
+    Raises:
+        SettingsError: With the key, its place, and the known key that is nearest to it.
+    """
+    known = list(known)
+    for key in found:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}."
+            raise SettingsError(f"{place}: unknown key {key!r}.", param=key, hint=hint)

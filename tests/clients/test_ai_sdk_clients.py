@@ -1,20 +1,41 @@
-"""Vercel's AI SDK, majors 5, 6 and 7, against the gateway protocol: the published packages, not our idea of them."""
+"""Vercel's AI SDK, majors 5, 6 and 7, against the gateway: the published packages, not our idea of them."""
 
 import asyncio
 import json
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from joserfc import jwt
+from joserfc.jwk import ECKey
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
+from quernel.gateway import ids, service, usage
+from quernel.gateway.accounts import list_accounts
+from quernel.gateway.app import create_gateway_app
+from quernel.gateway.config import GatewayConfig
+from quernel.gateway.keys import Scope
+from quernel.gateway.limits import MINUTE_MS, Limit, Period
+from quernel.gateway.money import format_dollars, parse_dollars
+from quernel.gateway.opening import Tables, open_gateway
 from quernel.protocols.ai_gateway import MOUNTS
+from quernel.server.config import ServerConfig
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel
 from quernel.types import EmbeddingRequest, InputType
-from tests.clients.ai_sdk import app
+from tests.support.customers import new_customer
+from tests.support.gateway import CATALOGUE, EMBEDDER, RERANKER, Served, offer
+from tests.support.provider import provider, rate_limited
 
 FOLDER = Path(__file__).parent / "ai_sdk"
 MAJORS = (5, 6, 7)
@@ -24,63 +45,124 @@ PATHS = dict(zip(MAJORS, MOUNTS, strict=True))
 BACKOFF_MS = 2000
 """What a client waits for before its second attempt, unless it is told a time."""
 
+MAX_TEXTS = 2048
+"""Texts that a client puts into one request."""
+
+MAX_BODY_BYTES = 200_000
+
+PAUSED = "fake/paused"
+"""A model whose only provider is paused."""
+
+PICOS = {"first": 10_000_000, "second": 20_000_000}
+"""Price of a token."""
+
+ENVIRONMENT = {"FIRST_KEY": "sk-first", "SECOND_KEY": "sk-second"}
+
 WITH_WARNINGS = pytest.mark.parametrize("major", [6, 7])
 """Version 2 of the protocol has neither warnings nor reranking."""
 
 ALL = pytest.mark.parametrize("major", MAJORS)
 
 
-@dataclass(frozen=True)
-class Gateway:
-    """A gateway as these tests see it: to point them at another one, make this of it.
+class TokenIssuer:
+    """An issuer of OIDC tokens on this machine.
 
     Attributes:
-        url: Its URL, without a path.
-        key: A key that opens everything.
-        embedding: An embedding model that it offers, of 64 dimensions at least.
-        reranker: A reranker that it offers.
-        refusals: What makes it refuse a call to embed, by the name of the refusal.
+        url: Its address.
+        keys: What it signs with, and what another signs with in its name.
     """
 
-    url: str
-    key: str
-    embedding: str
-    reranker: str
-    refusals: dict = field(default_factory=dict)
+    def __init__(self):
+        self.own, self.forged = (ECKey.generate_key("P-256", {"kid": "k1"}) for _ in range(2))
+        self.url = ""
+
+    def app(self):
+        document = {"keys": [self.own.as_dict(private=False)]}
+        return Starlette(routes=[Route("/keys", lambda request: JSONResponse(document))])
+
+    def table(self):
+        """Of the gateway's configuration."""
+        return {
+            "name": "deployments",
+            "issuer": self.url,
+            "jwks_url": f"{self.url}/keys",
+            "algorithms": "ES256",
+            "audience": "https://vercel.com/acme",
+            "required_claims": {"owner": ["acme"]},
+            "account": "{owner}",
+            "user": "{user_id}",
+            "tags": ["environment:{environment}"],
+            "scopes": [Scope.INFER, Scope.READ],
+            "auto_provision": True,
+        }
+
+    def token(self, *, key=None, **changes):
+        """A token as a deployment has it."""
+        now = int(time.time())
+        claims = {"iss": self.url, "sub": "owner:acme:project:search", "aud": "https://vercel.com/acme"}
+        claims |= {"owner": "acme", "environment": "production", "user_id": "ada"}
+        claims |= {"iat": now, "nbf": now, "exp": now + 3600} | changes
+        return jwt.encode({"alg": "ES256", "kid": "k1"}, claims, key or self.own)
 
 
 @pytest.fixture(scope="module")
-def rehearsal():
-    return app.Rehearsal()
+def issuer():
+    issuer = TokenIssuer()
+    with running(issuer.app()) as url:
+        issuer.url = url
+        yield issuer
 
 
 @pytest.fixture(scope="module")
-def gateway(rehearsal):
-    with running(app.create_app(rehearsal)) as url:
-        yield Gateway(
-            url=url,
-            key=app.OPEN,
-            embedding=app.EMBEDDING,
-            reranker=app.RERANKER,
-            refusals={
-                "no such key": {"apiKey": "key-wrong"},
-                "no money": {"apiKey": app.SPENT},
-                "not with this key": {"apiKey": app.DENIED},
-                "no such model": {"model": "alibaba/none"},
-                "bad option": {"providerOptions": {"gateway": {"order": "first"}}},
-                "bad dimensions": {"providerOptions": {"gateway": {"dimensions": 3}}},
-                "too large": {"value": "x" * (app.MAX_BODY_BYTES + 1)},
-                "too many requests": {"apiKey": app.LIMITED},
-                "not ready": {"model": app.COLD},
-            },
+def providers():
+    """The cheap one, and one that keeps nothing and takes customers' keys."""
+    with provider("quernel") as first, provider("quernel") as second:
+        yield {"first": first, "second": second}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory, issuer, providers):
+    """A gateway that takes small bodies, with a model that nobody can serve now."""
+    both = (EMBEDDER, RERANKER)
+    with ExitStack() as stack:
+        busy = stack.enter_context(provider("openai", [rate_limited(100)]))
+        first, second = (providers[slug].url for slug in ("first", "second"))
+        tables = Tables(
+            providers=(
+                offer("first", first, format="quernel", price="10", models=both, api_key="env:FIRST_KEY"),
+                offer(
+                    "second",
+                    second,
+                    format="quernel",
+                    price="20",
+                    models=both,
+                    api_key="env:SECOND_KEY",
+                    zdr=True,
+                    byok=True,
+                ),
+                offer("busy", busy.url, models=(PAUSED,)),
+            ),
+            catalogue=(*CATALOGUE, CATALOGUE[0] | {"name": PAUSED}),
+            issuers=[issuer.table()],
         )
+        file = tmp_path_factory.mktemp("gateway") / "gateway.db"
+        parts = open_gateway(
+            GatewayConfig(welcome_usd="100"), database=f"sqlite:///{file}", tables=tables, environment=ENVIRONMENT
+        )
+        config = ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False, max_body_bytes=MAX_BODY_BYTES)
+        url = stack.enter_context(running(create_gateway_app(parts, config=config), config))
+        headers = {"authorization": f"Bearer {parts.first_key}"}
+        http = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
+        served = Served(url, parts.first_key, parts, http)
+        assert served.embed("a", model=PAUSED).status_code == 429
+        yield served
 
 
-def ask(gateway, major, *calls):
+def ask(gateway, major, *calls, key=None):
     """What the client of a major makes of each call."""
     if shutil.which("node") is None or not (FOLDER / f"ai{major}/node_modules").is_dir():
         pytest.skip(f"Node or its packages are missing (npm ci --prefix tests/clients/ai_sdk/ai{major})")
-    question = {"baseURL": gateway.url + PATHS[major], "apiKey": gateway.key, "calls": calls}
+    question = {"baseURL": gateway.url + PATHS[major], "apiKey": key or gateway.key, "calls": calls}
     done = subprocess.run(
         ["node", str(FOLDER / f"ai{major}/main.mjs")],
         input=json.dumps(question),
@@ -94,20 +176,48 @@ def ask(gateway, major, *calls):
     return json.loads(done.stdout)
 
 
-def answers(gateway, major, *calls):
+def answers(gateway, major, *calls, key=None):
     """The value that each call gave."""
-    outcomes = ask(gateway, major, *calls)
+    outcomes = ask(gateway, major, *calls, key=key)
     assert [outcome["error"] for outcome in outcomes if "error" in outcome] == []
     return [outcome["value"] for outcome in outcomes]
 
 
+def embed(value="a", **more):
+    return {"call": "embed", "model": EMBEDDER, "value": value, **more}
+
+
+def routed(value="a", **options):
+    """A call with options under `gateway`."""
+    return embed(value, providerOptions={"gateway": options})
+
+
 def vectors(texts, **options):
     """The vectors that the model behind the gateway gives."""
-    model = FakeEmbeddingModel(app.EMBEDDING)
+    model = FakeEmbeddingModel(EMBEDDER)
     return asyncio.run(model.embed(EmbeddingRequest(inputs=texts, **options))).vectors
 
 
-METADATA = {"gateway": {"generationId": app.GENERATION, "cost": "0.0000012", "routing": {"finalProvider": "first"}}}
+def assert_same(embeddings, expected):
+    np.testing.assert_array_equal(np.array(embeddings, np.float32), expected)
+
+
+def told_of(value):
+    """What a reply says of how it was answered."""
+    return value["providerMetadata"]["gateway"]
+
+
+def row_of(gateway, value):
+    """The row of an answer in the books, which must say what the answer does."""
+    told = told_of(value)
+    row = gateway.read(lambda connection: usage.find_usage(connection, told["generationId"]))
+    assert (told["cost"], told["routing"]["provider"]) == (format_dollars(row.cost), row.provider)
+    assert (told["marketCost"], told["routing"]["byok"]) == (format_dollars(row.upstream_cost), row.byok)
+    assert [one["provider"] for one in told["routing"]["attempts"]] == [one["provider"] for one in row.attempts]
+    return row
+
+
+# Embedding and reranking
 
 
 @ALL
@@ -116,54 +226,70 @@ def test_texts_become_the_models_vectors(gateway, major):
     many, one, named = answers(
         gateway,
         major,
-        {"call": "embedMany", "model": gateway.embedding, "values": texts},
-        {"call": "embed", "model": gateway.embedding, "value": texts[0]},
-        {"call": "embed", "model": gateway.embedding, "value": texts[0], "byName": True},
+        {"call": "embedMany", "model": EMBEDDER, "values": texts},
+        embed(texts[0]),
+        embed(texts[0], byName=True),
     )
-    np.testing.assert_array_equal(np.array(many["embeddings"], np.float32), vectors(texts))
-    np.testing.assert_array_equal(np.array(one["embedding"], np.float32), vectors(texts[:1])[0])
-    assert named == one
+    assert_same(many["embeddings"], vectors(texts))
+    assert_same(one["embedding"], vectors(texts[:1])[0])
+    assert (named["embedding"], named["usage"]) == (one["embedding"], one["usage"])
     assert (many["usage"], one["usage"]) == ({"tokens": 7}, {"tokens": 3})
-    assert many["providerMetadata"] == one["providerMetadata"] == METADATA
     assert many.get("warnings", []) == one.get("warnings", []) == []
+    for value, tokens in ((many, 7), (one, 3), (named, 3)):
+        row = row_of(gateway, value)
+        assert (row.tokens, row.cost, row.provider) == (tokens, tokens * PICOS["first"], "first")
+        assert told_of(value)["routing"]["planned"] == ["first", "second"]
 
 
 @ALL
 def test_a_long_list_is_cut_into_requests_and_put_together_in_order(gateway, major):
-    texts = [f"text {index}" for index in range(2049)]
-    (many,) = answers(gateway, major, {"call": "embedMany", "model": gateway.embedding, "values": texts})
-    np.testing.assert_array_equal(np.array(many["embeddings"], np.float32), vectors(texts))
+    customer = new_customer(gateway)
+    texts = [f"text {index}" for index in range(MAX_TEXTS + 1)]
+    (many,) = answers(gateway, major, {"call": "embedMany", "model": EMBEDDER, "values": texts}, key=customer.key)
+    assert_same(many["embeddings"], vectors(texts))
     assert many["usage"] == {"tokens": 3 * len(texts)}
+    rows = customer.rows(gateway)
+    assert sorted(row.items for row in rows) == [1, MAX_TEXTS]
+    assert sum(row.cost for row in rows) == customer.money(gateway).spent == 3 * len(texts) * PICOS["first"]
+
+
+@cache
+def many_vectors(count):
+    return vectors([f"text {index}" for index in range(count)], dimensions=32)
 
 
 @ALL
-def test_options_reach_the_model(gateway, major):
-    options = {"quernel": {"dimensions": 32, "inputType": "query"}, "gateway": {"order": ["second"]}}
-    (one,) = answers(
-        gateway, major, {"call": "embed", "model": gateway.embedding, "value": "a", "providerOptions": options}
-    )
-    expected = vectors(["a"], dimensions=32, input_type=InputType.QUERY)[0]
-    np.testing.assert_array_equal(np.array(one["embedding"], np.float32), expected)
-    assert one["providerMetadata"]["gateway"]["routing"] == {"finalProvider": "second"}
+def test_five_requests_at_once_are_put_together_in_order(gateway, major):
+    customer = new_customer(gateway, "5")
+    count = 4 * MAX_TEXTS + 1
+    texts = [f"text {index}" for index in range(count)]
+    options = {"quernel": {"dimensions": 32}}
+    call = {"call": "embedMany", "model": EMBEDDER, "values": texts, "providerOptions": options, "maxParallelCalls": 5}
+    (many,) = answers(gateway, major, call, key=customer.key)
+    assert_same(many["embeddings"], many_vectors(count))
+    assert many["usage"] == {"tokens": 3 * count}
+    rows, money = customer.rows(gateway), customer.money(gateway)
+    assert sorted(row.items for row in rows) == [1, *[MAX_TEXTS] * 4]
+    assert (money.held, money.spent) == (0, 3 * count * PICOS["first"])
 
 
 def test_dimensions_of_version_4_reach_the_model(gateway):
     one, many = ask(
         gateway,
         7,
-        {"call": "embed", "model": gateway.embedding, "value": "a", "dimensions": 32},
-        {"call": "embedMany", "model": gateway.embedding, "values": ["a"], "dimensions": 32},
+        embed(dimensions=32),
+        {"call": "embedMany", "model": EMBEDDER, "values": ["a"], "dimensions": 32},
     )
-    assert len(one["value"]["embedding"]) == len(many["value"]["embeddings"][0]) == 32
+    expected = vectors(["a"], dimensions=32)
+    assert_same(one["value"]["embedding"], expected[0])
+    assert_same(many["value"]["embeddings"], expected)
     assert one["shown"] == many["shown"] == []
 
 
 @WITH_WARNINGS
 def test_warnings_reach_the_caller(gateway, major):
     options = {"alibaba": {"dimensions": 32}, "gateway": {"caching": "auto"}, "quernel": {"truncate": "end"}}
-    value = "word " * 600
-    call = {"call": "embed", "model": gateway.embedding, "value": value, "providerOptions": options}
-    (outcome,) = ask(gateway, major, call)
+    (outcome,) = ask(gateway, major, embed("word " * 600, providerOptions=options))
     warnings = outcome["value"]["warnings"]
     kinds = ["other" if major == 6 else "deprecated", "unsupported", "other"]
     assert [warning["type"] for warning in warnings] == kinds
@@ -175,34 +301,95 @@ def test_warnings_reach_the_caller(gateway, major):
 
 def test_a_reply_with_warnings_does_not_trouble_version_2(gateway):
     options = {"alibaba": {"dimensions": 32}, "gateway": {"caching": "auto"}}
-    (one,) = answers(
-        gateway, 5, {"call": "embed", "model": gateway.embedding, "value": "a", "providerOptions": options}
-    )
+    (one,) = answers(gateway, 5, embed(providerOptions=options))
     assert len(one["embedding"]) == 32
 
 
 @WITH_WARNINGS
 def test_documents_are_ordered(gateway, major):
     documents = ["bananas are yellow", "the capital of france is paris", "the capital"]
-    call = {"call": "rerank", "model": gateway.reranker, "query": "capital of france", "documents": documents}
+    call = {"call": "rerank", "model": RERANKER, "query": "capital of france", "documents": documents}
     whole, best = answers(gateway, major, call, call | {"topN": 1})
     assert [row["originalIndex"] for row in whole["ranking"]] == [1, 2, 0]
     assert [row["document"] for row in best["ranking"]] == best["rerankedDocuments"] == documents[1:2]
     scores = [row["score"] for row in whole["ranking"]]
     assert scores == sorted(scores, reverse=True)
     assert all(0 < score < 1 for score in scores)
-    assert whole["providerMetadata"] == METADATA
+    row = row_of(gateway, whole)
+    assert (row.operation, row.documents) == ("rerank", 3)
+    assert row.cost == 3 * parse_dollars("10", place="price", unit=1000) + row.tokens * PICOS["first"]
 
 
 @WITH_WARNINGS
-def test_objects_are_ordered_by_their_json(gateway, rehearsal, major):
+def test_objects_are_ordered_by_their_json(gateway, providers, major):
     documents = [{"title": "Zürich", "n": 1}, {"title": "capital", "n": [2.5, None]}]
-    call = {"call": "rerank", "model": gateway.reranker, "query": '{"title":"capital","n":[2.5,null]}'}
+    call = {"call": "rerank", "model": RERANKER, "query": '{"title":"capital","n":[2.5,null]}'}
     (outcome,) = ask(gateway, major, call | {"documents": documents})
     assert [row["originalIndex"] for row in outcome["value"]["ranking"]] == [1, 0]
     assert outcome["value"]["rerankedDocuments"] == documents[::-1]
-    assert rehearsal.reranker.requests[-1].documents[0] == '{"title":"Zürich","n":1}'
+    assert providers["first"].requests[-1].json["documents"][0] == '{"title":"Zürich","n":1}'
     assert [warning["type"] for warning in outcome["shown"]] == ["compatibility"]
+
+
+# Options
+
+
+@ALL
+def test_options_reach_the_model(gateway, major):
+    options = {"quernel": {"dimensions": 32, "inputType": "query"}}
+    (one,) = answers(gateway, major, embed(providerOptions=options))
+    assert_same(one["embedding"], vectors(["a"], dimensions=32, input_type=InputType.QUERY)[0])
+
+
+@ALL
+def test_options_choose_the_provider(gateway, major):
+    order, only, slow, private = answers(
+        gateway,
+        major,
+        routed(order=["second"]),
+        routed(only=["second"]),
+        routed(sort="ttft"),
+        routed(zeroDataRetention=True),
+    )
+    for value in (order, only, private):
+        row = row_of(gateway, value)
+        assert (row.provider, row.cost) == ("second", 2 * PICOS["second"])
+    assert told_of(order)["routing"]["planned"] == ["second", "first"]
+    assert told_of(only)["routing"]["leftOut"] == {"first": "it is not in `only`"}
+    assert told_of(private)["routing"]["leftOut"] == {"first": "it does not promise zero data retention"}
+    assert told_of(slow)["routing"]["sort"] == "latency"
+
+
+@ALL
+def test_another_model_answers_where_the_first_cannot(gateway, major):
+    (one,) = answers(gateway, major, routed(models=[EMBEDDER]) | {"model": PAUSED})
+    assert_same(one["embedding"], vectors(["a"])[0])
+    assert told_of(one)["routing"]["model"] == row_of(gateway, one).model == EMBEDDER
+
+
+@ALL
+def test_user_and_tags_reach_the_books(gateway, major):
+    (one,) = answers(gateway, major, routed(user="ada", tags=["search", "beta"]))
+    row = row_of(gateway, one)
+    assert (row.user, row.tags, row.credential) == ("ada", "beta,search", "system")
+
+
+@ALL
+def test_a_key_of_the_customer_is_used_and_charged_nothing(gateway, providers, major):
+    customer = new_customer(gateway, "0", scopes=frozenset({Scope.INFER}))
+    call = routed(byok={"second": [{"apiKey": f"sk-customer-{major}"}]})
+    info = {"call": "getGenerationInfo", "generationOf": 0}
+    one, funds, info = answers(gateway, major, call, {"call": "getCredits"}, info, key=customer.key)
+    assert funds == {"balance": "0.00", "totalUsed": "0.00"}
+    assert providers["second"].requests[-1].headers["authorization"] == f"Bearer sk-customer-{major}"
+    row = row_of(gateway, one)
+    assert (row.provider, row.byok, row.credential) == ("second", True, "byok")
+    assert (row.cost, row.upstream_cost) == (0, 2 * PICOS["second"])
+    market = float(format_dollars(row.upstream_cost))
+    assert (info["isByok"], info["totalCost"], info["upstreamInferenceCost"]) == (True, 0, market)
+
+
+# What a client looks up
 
 
 @ALL
@@ -210,92 +397,188 @@ def test_models_are_listed(gateway, major):
     (listed,) = answers(gateway, major, {"call": "getAvailableModels"})
     models = {model["id"]: model for model in listed["models"]}
     # The client of version 2 knows no rerankers, and leaves them out.
-    assert set(models) == {gateway.embedding} | ({gateway.reranker} if major > 5 else set())
-    embedding = models[gateway.embedding]
-    assert (embedding["modelType"], embedding["specification"]["provider"]) == ("embedding", "alibaba")
-    assert embedding["pricing"] == {"input": "0.00000001", "output": "0"}
+    assert set(models) == {EMBEDDER, PAUSED} | ({RERANKER} if major > 5 else set())
+    embedding = models[EMBEDDER]
+    version = {5: "v2", 6: "v3", 7: "v4"}[major]
+    assert embedding["modelType"] == "embedding"
+    assert embedding["specification"] == {
+        "specificationVersion": version,
+        "provider": "fake",
+        "modelId": EMBEDDER,
+    }
+    assert {name: parse_dollars(price, place=name) for name, price in embedding["pricing"].items()} == {
+        "input": PICOS["first"],
+        "output": 0,
+    }
+    assert all(model["modelType"] == "reranking" for name, model in models.items() if name == RERANKER)
 
 
 @ALL
-def test_an_account_is_looked_up(gateway, major):
-    funds, generation, report = answers(
-        gateway,
-        major,
-        {"call": "getCredits"},
-        {"call": "getGenerationInfo", "id": app.GENERATION},
-        {
-            "call": "getSpendReport",
-            "startDate": "2026-11-01",
-            "endDate": "2026-11-30",
-            "groupBy": "tag",
-            "userId": "u",
-            "model": "m/n",
-            "tags": ["a", "b"],
-        },
-    )
-    assert funds == {"balance": "95.50", "totalUsed": "4.50"}
-    assert generation == {
-        "id": app.GENERATION,
-        "model": app.EMBEDDING,
+def test_credits_are_those_of_the_books(gateway, major):
+    customer = new_customer(gateway, "95.5")
+    _, funds = answers(gateway, major, embed("one two"), {"call": "getCredits"}, key=customer.key)
+    money = customer.money(gateway)
+    assert money.spent == 3 * PICOS["first"]
+    assert funds == {"balance": format_dollars(money.balance), "totalUsed": format_dollars(money.spent)}
+
+
+@ALL
+def test_a_generation_is_told_as_the_books_have_it(gateway, major):
+    customer = new_customer(gateway)
+    info = {"call": "getGenerationInfo", "generationOf": 0}
+    one, info = answers(gateway, major, embed("one two"), info, key=customer.key)
+    row = row_of(gateway, one)
+    cost = float(format_dollars(row.cost))
+    assert info | {"marketCost": cost, "gatewayCost": cost} == {
+        "id": row.id,
+        "model": EMBEDDER,
         "providerName": "first",
-        "createdAt": "2026-11-02T00:00:00.000Z",
-        "totalCost": 0.0000012,
+        "createdAt": f"{moment_of(row):%Y-%m-%dT%H:%M:%S}.{row.time % 1000:03}Z",
+        "totalCost": cost,
+        "marketCost": cost,
+        "gatewayCost": cost,
         "upstreamInferenceCost": 0,
-        "usage": 0.0000012,
+        "usage": cost,
         "isByok": False,
         "streamed": False,
         "finishReason": "stop",
-        "latency": 12,
-        "generationTime": 20,
-        "promptTokens": 120,
+        "latency": pytest.approx(row.upstream_milliseconds, abs=0.001),
+        "generationTime": pytest.approx(row.milliseconds, abs=0.001),
+        "promptTokens": 3,
         "completionTokens": 0,
         "reasoningTokens": 0,
         "cachedTokens": 0,
         "cacheCreationTokens": 0,
         "billableWebSearchCalls": 0,
     }
-    assert report == {
-        "results": [
-            {
-                "tag": "2026-11-01 2026-11-30 u m/n a b",
-                "totalCost": 1.25,
-                "marketCost": 1.5,
-                "inputTokens": 1000,
-                "cachedInputTokens": 0,
-                "requestCount": 3,
-            }
-        ]
-    }
 
 
 @ALL
 def test_a_generation_that_is_not_there_is_not_found(gateway, major):
-    (outcome,) = ask(gateway, major, {"call": "getGenerationInfo", "id": "gen_none"})
-    # Before version 4 there was no class for it.
-    name = "GatewayNotFoundError" if major == 7 else "GatewayInternalServerError"
-    assert (outcome["error"]["name"], outcome["error"]["statusCode"]) == (name, 404)
+    stranger = new_customer(gateway)
+    lookups = [
+        {"call": "getGenerationInfo", "id": "gen_none"},
+        {"call": "getGenerationInfo", "generationOf": 0, "apiKey": stranger.key},
+    ]
+    for outcome in ask(gateway, major, embed(), *lookups)[1:]:
+        # Before version 4 there was no class for it.
+        name = "GatewayNotFoundError" if major == 7 else "GatewayInternalServerError"
+        assert (outcome["error"]["name"], outcome["error"]["statusCode"]) == (name, 404)
 
+
+@ALL
+def test_reports_are_those_of_the_books(gateway, major):
+    customer = new_customer(gateway, scopes=frozenset({Scope.INFER, Scope.READ}))
+    yesterday, tomorrow = (datetime.now(UTC) + timedelta(days) for days in (-1, 1))
+    span = {"call": "getSpendReport", "startDate": f"{yesterday:%Y-%m-%d}", "endDate": f"{tomorrow:%Y-%m-%d}"}
+    outcomes = answers(
+        gateway,
+        major,
+        routed(user="ada", tags=["a", "b"]),
+        routed("one two", user="ada", tags=["b"]),
+        routed("one", user="bob", order=["second"]),
+        routed("gone", byok={"second": [{"apiKey": "sk-own"}]}, tags=["a"]),
+        *([{"call": "rerank", "model": RERANKER, "query": "a", "documents": ["a", "b"]}] if major > 5 else []),
+        *(span | {"groupBy": by} for by in GROUPS),
+        span | {"groupBy": "model", "userId": "ada", "model": EMBEDDER, "tags": ["a", "none"]},
+        span | {"groupBy": "provider", "credentialType": "byok"},
+        span | {"groupBy": "day", "datePart": "hour"},
+        key=customer.key,
+    )
+    rows, reports = customer.rows(gateway), [value["results"] for value in outcomes if "results" in value]
+    assert len(rows) == 4 + (major > 5)
+    for (by, groups_of), told in zip(GROUPS.items(), reports, strict=False):
+        name = "credentialType" if by == "credential_type" else by
+        assert {row[name]: row for row in told} == expected_report(rows, name, groups_of)
+    narrow, by_credential, hourly = reports[len(GROUPS) :]
+    assert [(row["model"], row["requestCount"]) for row in narrow] == [(EMBEDDER, 1)]
+    assert [(row["provider"], row["totalCost"]) for row in by_credential] == [("second", 0)]
+    assert sum(row["requestCount"] for row in hourly) == len(rows)
+    assert {row["hour"] for row in hourly} == {f"{moment_of(row):%Y-%m-%dT%H:00Z}" for row in rows}
+
+
+def moment_of(row):
+    return datetime.fromtimestamp(row.time / 1000, UTC)
+
+
+GROUPS = {
+    "day": lambda row: [f"{moment_of(row):%Y-%m-%d}"],
+    "user": lambda row: [row.user],
+    "model": lambda row: [row.model],
+    "tag": lambda row: row.tags.split(","),
+    "provider": lambda row: [row.provider],
+    "credential_type": lambda row: [row.credential],
+}
+"""What a report is grouped by, to the groups of a row."""
+
+
+def expected_report(rows, name, groups_of):
+    """The lines of a report by the rows themselves."""
+    sums = defaultdict(lambda: [0, 0, 0, 0])
+    for row in rows:
+        for group in groups_of(row):
+            for place, amount in enumerate((row.cost, row.upstream_cost, row.tokens, 1)):
+                sums[group][place] += amount
+    return {
+        group: {
+            name: group,
+            "totalCost": float(format_dollars(cost)),
+            "marketCost": float(format_dollars(market)),
+            "inputTokens": tokens,
+            "cachedInputTokens": 0,
+            "requestCount": count,
+        }
+        for group, (cost, market, tokens, count) in sums.items()
+    }
+
+
+# Refusals
+
+INVALID, INTERNAL = "GatewayInvalidRequestError", "GatewayInternalServerError"
+FORBIDDEN, UNKNOWN = "GatewayForbiddenError", "GatewayModelNotFoundError"
 
 REFUSALS = {
     "no such key": ("GatewayAuthenticationError", 401, "Invalid API key", False),
-    "no money": ("GatewayInternalServerError", 402, "The balance is $0.00. Add money to the account.", False),
-    "not with this key": ("GatewayForbiddenError", 403, "This key may not use the model.", False),
-    "no such model": ("GatewayModelNotFoundError", 404, "The model 'alibaba/none' is not offered.", False),
-    "bad option": ("GatewayInvalidRequestError", 400, "providerOptions.gateway.order: expected `array", False),
-    "bad dimensions": ("GatewayInvalidRequestError", 400, "dimensions is 3", False),
-    "too large": ("GatewayInvalidRequestError", 413, "The body has", False),
-    "too many requests": ("GatewayRateLimitError", 429, "60 requests a minute", True),
-    "not ready": ("GatewayInternalServerError", 503, "The model is being loaded.", True),
+    "no money": (INTERNAL, 402, "the account has $0.00 available", False),
+    "not with this key": (FORBIDDEN, 403, "lacks the scope 'infer'", False),
+    "not this model": (FORBIDDEN, 403, f"may not ask {EMBEDDER}", False),
+    "no such model": (UNKNOWN, 404, "The model 'alibaba/none' is not served here.", False),
+    "a model of another kind": (UNKNOWN, 404, "Send it to its own route.", False),
+    "bad option": (INVALID, 400, "providerOptions.gateway.order: expected `array", False),
+    "bad dimensions": (INVALID, 400, "dimensions is 3", False),
+    "too large": (INVALID, 413, f"larger than {MAX_BODY_BYTES} bytes", False),
+    "no provider fits": (INVALID, 400, "first: it does not promise zero data retention", False),
+    "too many requests": ("GatewayRateLimitError", 429, "This key may use 0 requests a minute", True),
+    "all are paused": (INTERNAL, 503, "busy: it is paused after failures", True),
 }
 """Name of a refusal: class of the client's error, its status, part of its message, whether the client tries again."""
 
 
+@pytest.fixture(scope="module")
+def refusals(gateway):
+    """What makes the gateway refuse a call to embed."""
+    none = (Limit(period=Period.MINUTE, requests=0),)
+    return {
+        "no such key": {"apiKey": "key-wrong"},
+        "no money": {"apiKey": new_customer(gateway, "0").key},
+        "not with this key": {"apiKey": new_customer(gateway, scopes=frozenset({Scope.READ})).key},
+        "not this model": {"apiKey": new_customer(gateway, models=(RERANKER,)).key},
+        "no such model": {"model": "alibaba/none"},
+        "a model of another kind": {"model": RERANKER},
+        "bad option": {"providerOptions": {"gateway": {"order": "first"}}},
+        "bad dimensions": {"providerOptions": {"quernel": {"dimensions": 3}}},
+        "too large": {"value": "x" * (MAX_BODY_BYTES + 1)},
+        "no provider fits": {"providerOptions": {"gateway": {"only": ["first"], "zeroDataRetention": True}}},
+        "too many requests": {"apiKey": new_customer(gateway, limits=none).key},
+        "all are paused": {"model": PAUSED},
+    }
+
+
 @pytest.fixture(scope="module", params=MAJORS)
-def refused(request, gateway):
+def refused(request, gateway, refusals):
     """Each refusal as the client of a major tells it, all of them asked for in one process."""
-    call = {"call": "embed", "model": gateway.embedding, "value": "a", "maxRetries": 0}
-    outcomes = ask(gateway, request.param, *(call | gateway.refusals[name] for name in REFUSALS))
-    return dict(zip(REFUSALS, outcomes, strict=True))
+    calls = [embed(maxRetries=0) | refusals[name] for name in REFUSALS]
+    return dict(zip(REFUSALS, ask(gateway, request.param, *calls), strict=True))
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -306,24 +589,83 @@ def test_a_refusal_is_told_by_its_class(refused, name):
     assert message in error["message"]
 
 
-def test_a_refusal_names_the_model_or_the_rule(refused):
+def test_an_unknown_model_is_named(refused):
     assert refused["no such model"]["error"]["modelId"] == "alibaba/none"
-    assert refused["not with this key"]["error"]["ruleId"] == "models-of-key"
+    assert refused["a model of another kind"]["error"]["modelId"] == RERANKER
 
 
 @ALL
-def test_the_time_to_wait_before_the_next_attempt_is_obeyed(gateway, major):
-    call = {"call": "embed", "model": gateway.embedding, "value": "a"}
-    busy, limited = ask(gateway, major, call | {"apiKey": app.BUSY}, call | {"apiKey": app.LIMITED})
-    assert len(busy["value"]["embedding"]) == 64
-    assert app.RETRY_AFTER_MS <= busy["milliseconds"] < BACKOFF_MS
-    assert (limited["error"]["name"], limited["error"]["attempts"]) == ("GatewayRateLimitError", 3)
-    assert 2 * app.RETRY_AFTER_MS <= limited["milliseconds"] < BACKOFF_MS
+def test_the_unknown_one_of_several_models_is_named(gateway, major):
+    (outcome,) = ask(gateway, major, routed(models=["fake/none"]) | {"model": PAUSED})
+    assert (outcome["error"]["name"], outcome["error"]["modelId"]) == (UNKNOWN, "fake/none")
 
 
 @ALL
-def test_an_account_without_money_is_not_asked_again(gateway, rehearsal, major):
-    before = rehearsal.attempts
-    (outcome,) = ask(gateway, major, {"call": "embed", "model": gateway.embedding, "value": "a", "apiKey": app.SPENT})
+def test_a_report_needs_a_key_that_may_read(gateway, major):
+    call = {"call": "getSpendReport", "startDate": "2026-11-01", "endDate": "2026-11-30"}
+    (outcome,) = ask(gateway, major, call, key=new_customer(gateway).key)
+    assert (outcome["error"]["name"], outcome["error"]["statusCode"]) == (FORBIDDEN, 403)
+
+
+class MinuteClock:
+    """Milliseconds since 1970, which stand a while before the end of a minute until they are first read."""
+
+    def __init__(self, left_ms):
+        self.start, self.first = ids.now_ms() // MINUTE_MS * MINUTE_MS + MINUTE_MS - left_ms, None
+
+    def __call__(self):
+        now = ids.now_ms()
+        self.first = self.first or now
+        return self.start + now - self.first
+
+
+@ALL
+def test_the_time_to_wait_before_the_next_attempt_is_obeyed(gateway, major, monkeypatch):
+    left_ms = 1000
+    monkeypatch.setattr(service, "now_ms", MinuteClock(left_ms))
+    customer = new_customer(gateway, limits=(Limit(period=Period.MINUTE, requests=1),))
+    first, second = ask(gateway, major, embed(), embed(), key=customer.key)
+    assert first["milliseconds"] + second["milliseconds"] < BACKOFF_MS
+    assert second["milliseconds"] > left_ms / 4
+    assert_same(second["value"]["embedding"], vectors(["a"])[0])
+    assert customer.money(gateway).spent == 4 * PICOS["first"]
+
+
+@ALL
+def test_an_account_without_money_is_not_asked_again(gateway, major):
+    customer = new_customer(gateway, "0")
+    (outcome,) = ask(gateway, major, embed(), key=customer.key)
     assert (outcome["error"]["statusCode"], outcome["error"]["attempts"]) == (402, 1)
-    assert rehearsal.attempts == before + 1
+    assert [(row.status, row.code) for row in customer.rows(gateway)] == [(402, "insufficient_credits")]
+
+
+# Tokens of a deployment instead of a key
+
+
+@ALL
+def test_a_deployments_token_is_taken_for_its_account(gateway, issuer, major):
+    token = issuer.token(jti=str(major))
+    before = money_of_acme(gateway)
+    one, funds = answers(gateway, major, embed(oidcToken=token), {"call": "getCredits", "oidcToken": token})
+    assert_same(one["embedding"], vectors(["a"])[0])
+    row, money = row_of(gateway, one), money_of_acme(gateway)
+    assert (row.user, row.tags) == ("ada", "environment:production")
+    assert row.account == money.id
+    assert (before.spent if before else 0) + 2 * PICOS["first"] == money.spent
+    assert money.balance + money.spent == parse_dollars("100", place="welcome")
+    assert funds == {"balance": format_dollars(money.balance), "totalUsed": format_dollars(money.spent)}
+
+
+def money_of_acme(gateway):
+    """The account that tokens of acme are taken for; `None` before the first."""
+    accounts = gateway.read(list_accounts)
+    return next((account for account in accounts if account.slug == "acme"), None)
+
+
+@ALL
+def test_other_tokens_are_refused(gateway, issuer, major):
+    tokens = [issuer.token(owner="evil"), issuer.token(key=issuer.forged), issuer.token(aud="https://vercel.com/evil")]
+    outcomes = ask(gateway, major, *(embed(oidcToken=token) for token in tokens))
+    names = [(outcome["error"]["name"], outcome["error"]["statusCode"]) for outcome in outcomes]
+    assert names == [(FORBIDDEN, 403), *[("GatewayAuthenticationError", 401)] * 2]
+    assert not any(token in json.dumps(outcomes) for token in tokens)

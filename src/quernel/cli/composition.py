@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, get_type_hints
 
-from quernel.cli.settings import FieldType, check_keys
+from quernel.cli.settings import FieldType
 from quernel.engine.config import EngineConfig
 from quernel.errors import SettingsError
-from quernel.settings import declared_settings, setting
+from quernel.settings import check_keys, declared_settings, setting
 
 if TYPE_CHECKING:
     from quernel.embedder import Embedder

@@ -4,13 +4,13 @@ import errno
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
 
 from quernel._version import __version__
+from quernel.cli.options import Group
 from quernel.errors import QuernelError, SettingsError
 
 COMMANDS: Mapping[str, Mapping[str, str]] = {
@@ -53,7 +53,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or settings, 130 interrupted.
 """
 
 
-class Commands(click.Group):
+class Commands(Group):
     """The subcommands, each imported when it is called, so that help and errors are instant."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -66,16 +66,6 @@ class Commands(click.Group):
             return None
         command: click.Command = import_module(f"quernel.cli.{cmd_name}").command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the arguments start with; an unknown name is answered with the nearest known one."""
-        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
-            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
-            guess = f" Did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"No such command {args[0]!r}.{guess}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table, without importing a command."""

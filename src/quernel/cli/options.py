@@ -1,6 +1,7 @@
 """Options that know their section of the help page, and the command class that prints them by section."""
 
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import click
@@ -36,6 +37,48 @@ class Command(click.Command):
         for section in sorted(sections, key=lambda name: name == OTHER):
             with formatter.section(section):
                 formatter.write_dl(sections[section])
+
+
+class Group(Command, click.Group):
+    """A command of several: alone it prints its help, and an unknown one is answered with the nearest known."""
+
+    command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments start with."""
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            near = get_close_matches(args[0], self.list_commands(ctx), n=1)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{guess}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of their declaration."""
+        return list(self.commands)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+def group(name: str, *, short_help: str, help: str) -> Group:
+    """A command that does nothing but hold others.
+
+    Args:
+        name: What it is called.
+        short_help: Its line in the help of what holds it.
+        help: Its own help.
+    """
+
+    def show_help() -> None:
+        ctx = click.get_current_context()
+        if ctx.invoked_subcommand is None:
+            click.echo(ctx.get_help())
+
+    return Group(name, callback=show_help, invoke_without_command=True, short_help=short_help, help=help)
 
 
 def option(*names: str, section: str = OTHER, **attributes: Any) -> Callable[[F], F]:

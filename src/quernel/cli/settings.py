@@ -14,9 +14,8 @@ A flag wins over a variable, a variable over the file, the file over the default
 import json
 import tomllib
 import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from difflib import get_close_matches
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +26,7 @@ import click
 from quernel.cli.mistralrs_config import is_mistralrs, translate_mistralrs
 from quernel.cli.options import F, Option, option
 from quernel.errors import SettingsError
-from quernel.settings import ENVIRONMENT_PREFIX, declared_settings
+from quernel.settings import ENVIRONMENT_PREFIX, check_keys, declared_settings
 
 P = TypeVar("P")
 
@@ -135,8 +134,13 @@ def _name(parser: "click.ParamType[Any]") -> str:
     return {"integer": "a whole number", "float": "a number", "boolean": "true or false"}.get(parser.name, "a text")
 
 
-def settings_options(*sections: str) -> Callable[[F], F]:
-    """Give a command `--config` and the flags of these sections; `Settings` turns what it gets into dataclasses."""
+def settings_options(*sections: str, only: Sequence[str] = ()) -> Callable[[F], F]:
+    """Give a command `--config` and the flags of these sections; `Settings` turns what it gets into dataclasses.
+
+    Args:
+        sections: Headings of the flags.
+        only: The fields that get a flag; all, where none are named. The others are the file's to set.
+    """
 
     def decorate(command: F) -> F:
         command = option(
@@ -149,7 +153,7 @@ def settings_options(*sections: str) -> Callable[[F], F]:
         for section in reversed(sections):
             part = declaration(section)
             annotations = get_type_hints(part)
-            for setting in reversed(declared_settings(part)):
+            for setting in reversed([one for one in declared_settings(part) if not only or one.name in only]):
                 command = _flag(setting, FieldType.of(annotations[setting.name]), section)(command)
         return command
 
@@ -236,25 +240,11 @@ def _entries(raw: Mapping[str, Any], key: str, kind: type, path: Path) -> list[A
     return entries
 
 
-def check_keys(found: Iterable[str], known: Iterable[str], *, place: str) -> None:
-    """Refuse keys that nobody reads.
-
-    Raises:
-        SettingsError: With the key, its place, and the known key that is nearest to it.
-    """
-    known = list(known)
-    for key in found:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}."
-            raise SettingsError(f"{place}: unknown key {key!r}.", param=key, hint=hint)
-
-
 class Settings:
     """The settings of one run: what the flags and variables gave, over what the file says.
 
     Args:
-        given: The command's remaining arguments: `config` and the fields of its sections, `None` where not given.
+        given: The command's remaining arguments: `config` and fields of its sections, `None` where not given.
     """
 
     def __init__(self, given: Mapping[str, Any]) -> None:
@@ -271,7 +261,7 @@ class Settings:
         annotations = get_type_hints(part)
         values: dict[str, Any] = {}
         for setting in declared_settings(part):
-            given = self._given[setting.name]
+            given = self._given.get(setting.name)
             in_file = self.file.sections.get(section, {})
             if given not in (None, ()):
                 values[setting.name] = given

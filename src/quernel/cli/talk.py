@@ -61,6 +61,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
     return "\n".join("  ".join(cell(text, column) for column, text in enumerate(line)).rstrip() for line in lines)
 
 
+def sheet(rows: Sequence[tuple[str, str]]) -> str:
+    """Names and values, one a line; what has no value is left out."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows if value)
+
+
+def print_json(*shown: object) -> None:
+    """Print each on a line of stdout, as replies over HTTP have it."""
+    from quernel.protocols.body import encode_body
+
+    for one in shown:
+        click.echo(encode_body(one))
+
+
 def one_line(text: str, width: int) -> str:
     """A text on one line of at most `width` characters. What a terminal could take for a command is left out."""
     flat = "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))

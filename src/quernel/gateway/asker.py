@@ -21,10 +21,19 @@ from quernel.gateway.money import format_dollars
 from quernel.gateway.principals import Principal
 from quernel.gateway.registry import LocalModels
 from quernel.gateway.service import Ask, Gateway, Receipt
+from quernel.gateway.site import Site
+from quernel.protocols.ai_gateway import MODEL_HEADER
 from quernel.protocols.fields import RoutingFields
 from quernel.protocols.provider_options import ProviderOptions
 from quernel.server.exchange import Exchange, exchange_of
-from quernel.server.inference import complete_embedding, complete_rerank, gather, until_done
+from quernel.server.inference import (
+    INPUT_TYPE_HEADER,
+    INSTRUCTION_HEADER,
+    complete_embedding,
+    complete_rerank,
+    gather,
+    until_done,
+)
 from quernel.server.middleware import header
 from quernel.server.models import DEFAULT
 from quernel.server.served import EmbedCall
@@ -34,6 +43,9 @@ from quernel.types import EmbeddingModel, EmbeddingRequest, EmbeddingResult, Rer
 IDEMPOTENCY_HEADER = b"idempotency-key"
 ROUTING_HEADER = "x-quernel-provider-options"
 """The content of `providerOptions.gateway`, as JSON, for wire formats whose bodies have no place for it."""
+
+SAID_IN_HEADERS = (MODEL_HEADER, INSTRUCTION_HEADER, INPUT_TYPE_HEADER, ROUTING_HEADER)
+"""Headers that are as much of a request as its body."""
 
 TAGS_HEADER = b"x-quernel-tags"
 """Tags with commas between them, which usage is filed under."""
@@ -85,8 +97,10 @@ class RoutedAsker:
             ask = ask_of(request, number=number if len(complete) > 1 else None)
             works.append(self._gateway.rerank(ask, chosen, one))
         billed = await until_done(request, gather(works))
+        exchange = exchange_of(request)
         for answer in billed:
-            note(exchange_of(request), answer.receipt, answer.result)
+            note(exchange, answer.receipt, answer.result)
+        exchange.reply_headers[COST_HEADER] = format_dollars(sum(answer.receipt.cost for answer in billed))
         return [answer.result for answer in billed]
 
     def device(self, name: str) -> str:
@@ -143,9 +157,17 @@ def ask_of(request: Request, options: ProviderOptions | None = None, *, number: 
     ask = Ask(principal=principal, options=found, started=exchange.started)
     if key is not None:
         ask.idempotency_key = key.decode("latin-1") + ("" if number is None else f"#{number}")
-        ask.fingerprint = hashlib.sha256(request.url.path.encode() + b"\0" + request.state.body).digest()
+        ask.fingerprint = _fingerprint(request)
     exchange.reply_headers[GENERATION_HEADER] = ask.generation
     return ask
+
+
+def _fingerprint(request: Request) -> bytes:
+    """What a request is known again by: a digest under the gateway's secret, from which no text can be guessed."""
+    said = [request.url.path.encode(), *(header(request.scope, name.encode()) for name in SAID_IN_HEADERS)]
+    digests = [b"" if part is None else hashlib.sha256(part).digest() for part in (*said, request.state.body)]
+    mint = cast("Site", request.app.state.served).mint
+    return mint.digest(b"\0".join(digests).hex())
 
 
 def _options_of_header(request: Request) -> ProviderOptions:

@@ -4,9 +4,9 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from quernel.errors import (
     DeadlineExceededError,
@@ -74,6 +74,15 @@ class Trail:
         return [attempt.shown() for attempt in self.attempts]
 
 
+@runtime_checkable
+class Lasting(Protocol):
+    """An answer that is still coming. It keeps its place at the provider until it is closed."""
+
+    def when_closed(self, do: Callable[[], Awaitable[None]]) -> None:
+        """Have something done when it is closed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[T]):
     """What a provider said.
@@ -119,6 +128,8 @@ class Attempts:
         call: Callable[[Candidate], Awaitable[T]],
         tokens: int,
         trail: Trail,
+        *,
+        hedge: bool = True,
     ) -> Answer[T]:
         """The first answer of one of these providers, in their order.
 
@@ -130,6 +141,7 @@ class Attempts:
             call: Asks one.
             tokens: Tokens of the request, for throughput.
             trail: Takes what was tried.
+            hedge: Whether a second provider may be asked at the same time, where that is turned on at all.
 
         Raises:
             InvalidRequestError: A provider finds fault with the request itself.
@@ -144,13 +156,22 @@ class Attempts:
                 break
             rest = candidates[place + 1 :]
             try:
-                if self._hedge and rest:
+                if self._hedge and hedge and rest:
                     return await self._hedged(candidate, rest[0], work)
                 return await self._once(candidate, work)
             except ProviderError as error:
                 failure = _unless_refused(error)
         assert failure is not None, "there is at least one candidate"
         return await self._again(candidates[-1], work, failure)
+
+    async def ask_once(self, candidate: Candidate, call: Callable[[Candidate], Awaitable[T]], tokens: int) -> Answer[T]:
+        """The answer of this provider and no other, to see how it is.
+
+        Raises:
+            InvalidRequestError: It finds fault with the request, and is of this process.
+            ProviderError: It failed.
+        """
+        return await self._once(candidate, _Work(call, tokens, Trail(), deadline=self._clock() + self._budget))
 
     async def _again(self, candidate: Candidate, work: "_Work[T]", failure: ProviderError) -> Answer[T]:
         """Ask the last provider once more, and perhaps again."""
@@ -174,7 +195,8 @@ class Attempts:
             InvalidRequestError: It finds fault with the request, and is of this process.
             ProviderError: Anything else that goes wrong.
         """
-        async with self._slot(candidate.provider, work.deadline):
+        async with AsyncExitStack() as place:
+            await place.enter_async_context(self._slot(candidate.provider, work.deadline))
             health, started = candidate.health, self._clock()
             health.begin(started)
             outcome, status = "abandoned", None
@@ -197,6 +219,10 @@ class Attempts:
                 outcome = "ok"
                 seconds = self._clock() - started
                 health.succeed(self._clock(), seconds=seconds, tokens=work.tokens)
+                if isinstance(value, Lasting):
+                    health.begin(self._clock())
+                    place.callback(health.abandon)
+                    value.when_closed(place.pop_all().aclose)
                 return Answer(value, candidate, seconds)
             finally:
                 work.trail.attempts.append(

@@ -2,8 +2,9 @@
 
 Requests that come at the same time are written in one transaction, so that the cost of a commit is shared, and the
 event loop never waits for a disk. An operation is a function of a connection. It must be repeatable (what it writes is
-named by an id of the caller's) and must refuse before it writes: what it raises then goes to its caller alone, and the
-rest of the group is committed. Only when an operation resolves is it on disk.
+named by an id of the caller's), as it is done again where nobody can say whether it was done. What it refuses with goes
+to its caller alone: what it has written is taken back, and the rest of the group is committed. Only when an operation
+resolves is it on disk.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import sqlalchemy as sa
@@ -101,8 +102,7 @@ class Database:
         with self._gate:  # nothing is put after the end, where nobody would take it
             self._require_open()
             self._waiting.put(_Pending(operation, lock, loop, done))
-        # A caller that goes away does not take back what is perhaps written already.
-        return await asyncio.shield(done)
+        return await done  # a caller that goes away takes nothing back
 
     async def read(self, operation: Operation[T]) -> T:
         """The result of an operation that writes nothing.
@@ -208,14 +208,33 @@ class Database:
             return False
 
     def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        try:
+            return self._run(operations)
+        except _RefusedLate:
+            return self._run(operations, apart=True)
+
+    def _run(self, operations: Sequence[Operation[Any]], *, apart: bool = False) -> list[Any]:
+        """Do these in one transaction; `apart` so that what each wrote can be taken back by itself, which costs more.
+
+        Raises:
+            _RefusedLate: One refused after it had written, and they are not apart.
+        """
         outcomes: list[Any] = []
         with self.engine.begin() as connection:
             for operation in operations:
+                written = connection.info.get(WRITES, 0)
                 try:
-                    outcomes.append(operation(connection))
+                    with connection.begin_nested() if apart else nullcontext():
+                        outcomes.append(operation(connection))
                 except QuernelError as refusal:
+                    if not apart and connection.info.get(WRITES, 0) != written:
+                        raise _RefusedLate from refusal
                     outcomes.append(refusal)
         return outcomes
+
+
+class _RefusedLate(Exception):
+    """An operation refused after it had written."""
 
 
 class _Pending:
@@ -260,11 +279,22 @@ def open_engine(url: str, durability: Durability | None = None) -> Engine:
         raise SettingsError(
             f"database needs a driver: {error}.", param="database", hint="pip install 'quernel[postgres]'."
         ) from error
+    event.listen(engine, "before_cursor_execute", _count_writes)
     if engine.dialect.name == "sqlite":
         _set_up_sqlite(engine, durability or "process")
     else:
         _set_up_postgresql(engine, durability or "power")
     return engine
+
+
+WRITES = "quernel_writes"
+"""How many statements that write were sent over a connection."""
+
+
+def _count_writes(connection: Connection, *said: Any) -> None:
+    context = said[3]
+    if context.isinsert or context.isupdate or context.isdelete:
+        connection.info[WRITES] = connection.info.get(WRITES, 0) + 1
 
 
 URL_HINT = "Write it like sqlite:///quernel.db or postgresql://user:password@host/name."

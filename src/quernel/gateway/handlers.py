@@ -1,5 +1,6 @@
 """What the gateway's own routes do, for whoever asks models: the AI SDK's protocol, the catalogue, money and usage."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import cast
 
@@ -11,6 +12,7 @@ from quernel.gateway import ledger, usage
 from quernel.gateway.asker import ask_of, note, principal_of
 from quernel.gateway.catalogue import describe_endpoints, describe_model, list_models
 from quernel.gateway.keys import Scope
+from quernel.gateway.marks import read_mark
 from quernel.gateway.models import GatewayKind
 from quernel.gateway.money import format_dollars
 from quernel.gateway.service import Gateway
@@ -47,15 +49,22 @@ def gateway_of(request: Request) -> Gateway:
     return site_of(request).gateway
 
 
+async def ready(request: Request, body: bytes) -> Response:
+    """Whether the books can be read: without them nobody is let in."""
+    await gateway_of(request).database.read(read_mark)
+    return json_response(encode_body({"status": "ready"}))
+
+
 async def sdk_embed(request: Request, body: bytes, *, version: Version) -> Response:
     """Vectors for texts, as the AI SDK's gateway provider asks for them."""
     call = ai_gateway.decode_embedding_request(body, model=_model_of(request), version=version)
     ask = ask_of(request, call.options)
     asked = complete_embedding(request, call.request)
+    gateway = gateway_of(request)
     try:
-        billed = await until_done(request, gateway_of(request).embed(ask, call.model, asked))
+        billed = await until_done(request, gateway.embed(ask, call.model, asked))
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(error.message, param=call.model, hint=error.hint) from error
+        raise _naming(error, gateway, GatewayKind.EMBEDDING, (call.model, *call.options.models)) from error
     exchange = exchange_of(request)
     note(exchange, billed.receipt, billed.result)
     reply = ai_gateway.encode_embedding_reply(
@@ -69,10 +78,11 @@ async def sdk_rerank(request: Request, body: bytes, *, version: Version) -> Resp
     call = ai_gateway.decode_reranking_request(body, model=_model_of(request), version=version)
     ask = ask_of(request, call.options)
     (asked,) = complete_rerank(request, [call.request])
+    gateway = gateway_of(request)
     try:
-        billed = await until_done(request, gateway_of(request).rerank(ask, call.model, asked))
+        billed = await until_done(request, gateway.rerank(ask, call.model, asked))
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(error.message, param=call.model, hint=error.hint) from error
+        raise _naming(error, gateway, GatewayKind.RERANKER, (call.model, *call.options.models)) from error
     exchange = exchange_of(request)
     note(exchange, billed.receipt, billed.result)
     reply = ai_gateway.encode_reranking_reply(
@@ -97,6 +107,13 @@ async def sdk_config(request: Request, body: bytes, *, version: Version) -> Resp
         if model.kind != GatewayKind.CHAT
     ]
     return json_response(ai_gateway_catalogue.encode_config(found, version))
+
+
+def _naming(error: ModelNotFoundError, gateway: Gateway, kind: GatewayKind, names: Sequence[str]) -> ModelNotFoundError:
+    """The error with the first of these models that there is not: the clients tell their users which it was."""
+    found = ((name, gateway.registry.models.find(name)) for name in names)
+    missing = next((name for name, model in found if model is None or model.kind is not kind), None)
+    return ModelNotFoundError(error.message, param=missing, hint=error.hint)
 
 
 def _model_of(request: Request) -> str:

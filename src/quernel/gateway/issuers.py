@@ -30,13 +30,13 @@ Source of the presets:
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
 from typing import Any
 
 import msgspec
 
 from quernel.errors import SettingsError
 from quernel.gateway.fetch import host_of
+from quernel.settings import check_keys
 
 ALGORITHMS = (
     "RS256",
@@ -305,7 +305,7 @@ def parse_issuer(table: Mapping[str, Any], place: str) -> Issuer:
     Raises:
         SettingsError: An unknown key or preset, a missing key, or a value that cannot be.
     """
-    _check_keys(table, ["preset", *(declared.name for declared in fields(Issuer))], place)
+    check_keys(table, ["preset", *(declared.name for declared in fields(Issuer))], place=place)
     name = table.get("preset")
     if name is not None and name not in list(PRESETS):  # a list: what a file has may not be hashable
         raise SettingsError(f"{place}: preset is {name!r}.", param="preset", hint=f"Known: {', '.join(PRESETS)}.")
@@ -334,11 +334,3 @@ def parse_issuer(table: Mapping[str, Any], place: str) -> Issuer:
             hint=f"Require one of: {', '.join(preset.owners)}.",
         )
     return issuer
-
-
-def _check_keys(found: Mapping[str, Any], known: list[str], place: str) -> None:
-    for key in found:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}."
-            raise SettingsError(f"{place}: unknown key {key!r}.", param=key, hint=hint)

@@ -294,7 +294,7 @@ def rotate_key(
         NotFoundError: There is none, or it is another's.
         ConflictError: It was revoked, or has expired.
     """
-    row = _row(connection, key_id, account)
+    row = _row(connection, key_id, account, lock=True)
     if not _key(row).is_valid(now):
         raise ConflictError(f"The key {key_id} is no longer good.", hint="Make a new one.")
     _, text, digest = mint.new(key_id)
@@ -344,8 +344,8 @@ def note_use(connection: Connection, uses: Sequence[tuple[str, int]]) -> None:
 _FIND = sa.select(schema.keys).where(schema.keys.c.id == sa.bindparam("key"))
 
 
-def _row(connection: Connection, key_id: str, account: str | None) -> Any:
-    row = connection.execute(_FIND, {"key": key_id}).one_or_none()
+def _row(connection: Connection, key_id: str, account: str | None, *, lock: bool = False) -> Any:
+    row = connection.execute(_FIND.with_for_update() if lock else _FIND, {"key": key_id}).one_or_none()
     if row is None or account not in (None, row.account):
         raise NotFoundError(f"There is no key {key_id}.", param="key", hint="The list of keys has their ids.")
     return row

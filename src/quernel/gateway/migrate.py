@@ -16,10 +16,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from quernel.errors import SettingsError
 from quernel.gateway.database import open_engine, translated
+from quernel.gateway.schema import metadata
 
 SCRIPTS = Path(__file__).with_name("migrations")
 
@@ -97,18 +97,15 @@ def _migrate(engine: Engine, to: str) -> tuple[str | None, str]:
         before = _revision(connection)
         if before is not None and not _is_known(before):
             raise _newer(before)
+        if before is None and metadata.tables.keys() & set(sa.inspect(connection).get_table_names()):
+            raise SettingsError(
+                "The database holds tables that are not the gateway's.",
+                param="database",
+                hint="Give the gateway a database of its own.",
+            )
         config = _config()
         config.attributes["connection"] = connection
-        try:
-            command.upgrade(config, to)
-        except (OperationalError, ProgrammingError) as error:
-            if before is None and sa.inspect(engine).get_table_names():
-                raise SettingsError(
-                    "The database holds tables that are not the gateway's.",
-                    param="database",
-                    hint="Give the gateway a database of its own.",
-                ) from error
-            raise
+        command.upgrade(config, to)
         after = _revision(connection)
         assert after is not None, "it was migrated"
         return before, after

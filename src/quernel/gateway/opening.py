@@ -14,6 +14,8 @@ from quernel.errors import SettingsError
 from quernel.gateway.accounts import AccountKind, create_account, list_accounts
 from quernel.gateway.attempts import Attempts
 from quernel.gateway.byok import Wallet
+from quernel.gateway.canary import Canary
+from quernel.gateway.capture import Capture
 from quernel.gateway.config import GatewayConfig
 from quernel.gateway.counting import ByteCounter, PromptCounter, TokenCounter
 from quernel.gateway.database import Database
@@ -68,6 +70,8 @@ class Parts:
         vault: Encrypts customers' credentials.
         wallet: Finds them.
         local: Models of this process, by name in small letters.
+        canary: Watches providers.
+        capture: Writes down what accounts want to be captured, if the settings name a file.
         settings: Of the gateway.
         first_key: The operator's key, if it was made now: it is nowhere else.
     """
@@ -78,6 +82,8 @@ class Parts:
     vault: Vault
     wallet: Wallet
     local: LocalModels
+    canary: Canary
+    capture: Capture | None = None
     settings: GatewayConfig
     first_key: str | None = None
     transport: Transport
@@ -94,6 +100,8 @@ class Parts:
         await self.transport.close()
         await self.http.aclose()
         self.database.close()
+        if self.capture is not None:
+            self.capture.close()
 
 
 def open_gateway(
@@ -124,7 +132,9 @@ def open_gateway(
     issuers = [parse_issuer(table, place=f"issuers[{number}]") for number, table in enumerate(tables.issuers)]
     models = build_models(tables.catalogue, local)
     books = open_books(database, settings)
+    capture: Capture | None = None
     try:
+        capture = None if settings.capture_file is None else Capture(settings.capture_file)
         first_key = books.write_now(partial(_set_up, mint=mint, settings=settings))
         _save_providers(books, with_local(tables.providers, local))
         transport = Transport()
@@ -134,16 +144,21 @@ def open_gateway(
         wallet = Wallet(books, vault)
         verifier = OidcVerifier(issuers, partial(fetch_json_document, session=http)) if issuers else None
         principals = Principals(books, mint, verifier, welcome=settings.welcome)
+        attempts = Attempts(budget_seconds=settings.attempt_budget_seconds, hedge=settings.hedge)
+        health = HealthTable()
         gateway = Gateway(
             books,
             registry,
-            attempts=Attempts(budget_seconds=settings.attempt_budget_seconds, hedge=settings.hedge),
-            health=HealthTable(),
+            attempts=attempts,
+            health=health,
             wallet=wallet,
             instance=new_id("gw"),
+            capture=capture,
         )
     except BaseException:
         books.close()
+        if capture is not None:
+            capture.close()
         raise
     principals.on_change.append(wallet.forget)
     return Parts(
@@ -153,6 +168,8 @@ def open_gateway(
         vault=vault,
         wallet=wallet,
         local=local,
+        canary=Canary(books, registry, attempts=attempts, health=health, settings=settings),
+        capture=capture,
         settings=settings,
         first_key=first_key,
         transport=transport,

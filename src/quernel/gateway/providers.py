@@ -23,17 +23,20 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import UTC, date, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from quernel.errors import SettingsError
 from quernel.gateway.money import FREE, Price, parse_price
+from quernel.settings import check_keys
 
 T = TypeVar("T")
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+
+SECRET = re.compile(r"(?P<kind>env|file):(?P<name>.+)")
+"""Where a key is found."""
 
 LOCAL = "local"
 """The format of models that run in this process."""
@@ -149,6 +152,8 @@ def parse_provider(table: Mapping[str, Any], *, place: str) -> Provider:
     if SLUG.fullmatch(slug) is None:
         raise SettingsError(f"{place}: slug is {slug!r}.", param="slug", hint="Write small letters, digits and dashes.")
     place = f"provider {slug}"
+    if values.get("api_key") is not None and SECRET.fullmatch(values["api_key"]) is None:
+        raise _no_secret(place)
     country = values.get("headquarters")
     if country is not None and re.fullmatch("[A-Z]{2}", country) is None:
         raise SettingsError(f"{place}: headquarters is {country!r}.", param="headquarters", hint="Write it like US.")
@@ -182,7 +187,7 @@ def parse_dated_price(table: Mapping[str, Any], *, place: str) -> Price:
         SettingsError: A wrong amount or time.
     """
     known = ("from", "usd_per_million_tokens", "usd_per_million_output_tokens", "usd_per_thousand_documents")
-    check_names(table, (*known, "usd_per_request"), place=place)
+    check_keys(table, (*known, "usd_per_request"), place=place)
     return parse_price(dict(table), place=place, valid_from=_milliseconds(table.get("from"), place=place))
 
 
@@ -208,23 +213,27 @@ def read_secret(source: str | None, environment: Mapping[str, str], *, place: st
     """
     if source is None:
         return None
-    kind, _, name = source.partition(":")
-    if kind == "env" and name:
+    named = SECRET.fullmatch(source)
+    if named is None:
+        raise _no_secret(place)
+    name = named["name"]
+    if named["kind"] == "env":
         found = environment.get(name)
         if not found:
             raise SettingsError(f"{place}: the variable {name} is not set.", param="api_key")
-    elif kind == "file" and name:
-        try:
-            found = Path(name).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{place}: {name} cannot be read.", param="api_key") from error
-    else:
-        raise SettingsError(
-            f"{place}: api_key is not the name of a key.",
-            param="api_key",
-            hint="Write env:VARIABLE or file:PATH; the key itself does not belong here.",
-        )
-    return found
+        return found
+    try:
+        return Path(name).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{place}: {name} cannot be read.", param="api_key") from error
+
+
+def _no_secret(place: str) -> SettingsError:
+    return SettingsError(
+        f"{place}: api_key is not the name of a key.",
+        param="api_key",
+        hint="Write env:VARIABLE or file:PATH; the key itself does not belong here.",
+    )
 
 
 def checked(table: Mapping[str, Any], shape: type, *, place: str) -> dict[str, Any]:
@@ -236,7 +245,7 @@ def checked(table: Mapping[str, Any], shape: type, *, place: str) -> dict[str, A
     if not isinstance(table, Mapping):
         raise SettingsError(f"{place} is {table!r}, which is no table.", param=place)
     declared = {declared.name: declared for declared in fields(shape)}
-    check_names(table, declared, place=place)
+    check_keys(table, declared, place=place)
     annotations = get_type_hints(shape)
     values = {}
     for name, declaration in declared.items():
@@ -261,19 +270,6 @@ def _plain_type(annotation: Any) -> Any:
         (annotation,) = (member for member in get_args(annotation) if member is not type(None))
     origin = get_origin(annotation)
     return origin or annotation
-
-
-def check_names(found: Mapping[str, Any], known: Sequence[str] | Mapping[str, Any], *, place: str) -> None:
-    """Refuse keys that nobody reads.
-
-    Raises:
-        SettingsError: With the key, and the known one that is nearest to it.
-    """
-    for name in found:
-        if name not in known:
-            near = get_close_matches(name, list(known), n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known keys: {', '.join(known)}."
-            raise SettingsError(f"{place}: unknown key {name!r}.", param=name, hint=hint)
 
 
 def _tables(value: object, place: str) -> Sequence[Mapping[str, Any]]:

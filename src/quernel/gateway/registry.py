@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from quernel.errors import SettingsError
+from quernel.gateway.chat import HttpChatModel
 from quernel.gateway.database import Database
 from quernel.gateway.formats import FORMATS, Reply
 from quernel.gateway.models import GatewayKind, GatewayModel, Models
@@ -28,8 +29,11 @@ LocalModels: TypeAlias = Mapping[str, EmbeddingModel | RerankModel]
 class Upstream(Protocol):
     """A model at a provider."""
 
-    async def answer(self, request: Any) -> Reply[Any]:
+    async def answer(self, request: Any) -> Any:
         """What it says to a request of its kind, checked, and what it says that it counted and charged.
+
+        Returns:
+            A `Reply`; of a chat model a `ChatReply` or `ChatStream`.
 
         Raises:
             ProviderError: It failed.
@@ -142,7 +146,9 @@ class Registry:
         upstream = self._upstreams[place]
         if key is None:
             return upstream
-        assert isinstance(upstream, HttpEmbeddingModel | HttpRerankModel), "local providers take no keys"
+        assert isinstance(upstream, HttpEmbeddingModel | HttpRerankModel | HttpChatModel), (
+            "local providers take no keys"
+        )
         return upstream.with_key(key)
 
     def offered(self) -> Iterable[tuple[Provider, Offer, GatewayModel]]:
@@ -176,6 +182,8 @@ class Registry:
             options=offer.options,
             allow_http=provider.allow_http,
         )
+        if model.kind is GatewayKind.CHAT:
+            return HttpChatModel(endpoint, self._transport)
         info = _info(model, offer)
         if model.kind is GatewayKind.RERANKER:
             return HttpRerankModel(endpoint, info, self._transport)

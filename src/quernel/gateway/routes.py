@@ -13,8 +13,11 @@ from quernel.errors import (
     PermissionDeniedError,
     ProviderError,
     QuernelError,
+    UnavailableError,
 )
 from quernel.gateway import handlers
+from quernel.gateway.admin_routes import ADMIN
+from quernel.gateway.chat_route import chat_completions
 from quernel.protocols.ai_gateway import (
     MOUNTS,
     GatewayEmbeddingBody,
@@ -29,8 +32,18 @@ from quernel.protocols.ai_gateway_catalogue import (
     GatewayReportReply,
 )
 from quernel.protocols.ai_gateway_errors import AI_GATEWAY_ERRORS
+from quernel.protocols.chat import ChatBody, ChatReplyBody
 from quernel.protocols.gateway import EndpointsReply, ModelEntry, ModelEntryList
-from quernel.server.routes import ASKED, BODY_ERRORS, EMBED_ERRORS, ENDPOINTS, RERANK_ERRORS, Endpoint
+from quernel.server.routes import (
+    ASKED,
+    BODY_ERRORS,
+    EMBED_ERRORS,
+    ENDPOINTS,
+    FAILURES,
+    RERANK_ERRORS,
+    Endpoint,
+    StatusReply,
+)
 
 BILLED: tuple[type[QuernelError], ...] = (
     InsufficientCreditError,
@@ -47,6 +60,7 @@ NOT_HERE = frozenset(
         "/tokenize",
         "/decode",
         "/info",
+        "/ready",
         "/v1/models",
         "/v1/models/{name:path}",
         "/v1/models/load",
@@ -99,7 +113,25 @@ SDK = tuple(
     )
 )
 
+CHAT = Endpoint(
+    method="POST",
+    path="/v1/chat/completions",
+    handler=chat_completions,
+    summary="An answer in words, passed on to a provider as OpenAI has it; with `stream` as server-sent events.",
+    body=(ChatBody,),
+    reply=(ChatReplyBody,),
+    errors=(*BODY_ERRORS, ModelNotFoundError, *FAILURES, *BILLED),
+)
+
 OWN = (
+    Endpoint(
+        method="GET",
+        path="/ready",
+        handler=handlers.ready,
+        summary="200 when requests are taken, 503 when the database does not answer.",
+        reply=(StatusReply,),
+        errors=(UnavailableError,),
+    ),
     Endpoint(
         method="GET",
         path="/v1/models",
@@ -152,4 +184,4 @@ OWN = (
     ),
 )
 
-GATEWAY_ENDPOINTS = (*SHARED, *SDK, *OWN)
+GATEWAY_ENDPOINTS = (*SHARED, *SDK, CHAT, *OWN, *ADMIN)

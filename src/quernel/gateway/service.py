@@ -4,23 +4,34 @@
                                                        │            │
                                                        └─ refused   └─ failed: void and record
 
-An answer is given out only when its charge is on disk, and a charge is made only for an answer. Nothing of texts or
-vectors is kept.
+An answer is given out only when its charge is on disk, and a charge is made only for an answer. What is held for an
+answer that is sent as it is written is on disk before its first byte, its charge before its last. Nothing of texts or
+vectors is kept, unless operator and account both have turned capture on.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from quernel.errors import InternalError, InvalidDimensionsError, PermissionDeniedError, QuernelError, UnavailableError
+from quernel.errors import (
+    InternalError,
+    InvalidDimensionsError,
+    PermissionDeniedError,
+    ProviderError,
+    QuernelError,
+    UnavailableError,
+)
 from quernel.gateway import ledger, usage
 from quernel.gateway.attempts import Answer, Attempts, Trail
 from quernel.gateway.byok import Wallet
+from quernel.gateway.capture import Capture, Captured
+from quernel.gateway.chat import ChatReply, ChatStream
 from quernel.gateway.counting import count_beside
 from quernel.gateway.database import Database
 from quernel.gateway.formats import Reply
@@ -36,6 +47,7 @@ from quernel.gateway.replays import claim
 from quernel.gateway.router import Candidate, Demands, Route, find_route
 from quernel.gateway.upstream import Secret
 from quernel.gateway.usage import Usage, join_tags
+from quernel.protocols.chat import DONE, ChatCall
 from quernel.protocols.provider_options import ProviderOptions
 from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult, check_dimensions
 
@@ -43,8 +55,16 @@ logger = logging.getLogger("quernel.gateway")
 
 R = TypeVar("R", EmbeddingResult, RerankResult)
 
+T = TypeVar("T")
+"""What a provider answers: a `Reply`, `ChatReply` or `ChatStream`."""
+
+A = TypeVar("A")
+"""What comes of it."""
+
 CLIENT_CLOSED = 499
 """The status of a request whose client hung up."""
+
+CLIENT_CLOSED_CODE = "client_closed"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +103,7 @@ class Receipt:
         market_cost: What it is at the provider's price, charged or not.
         byok: Whether the customer's own key was used.
         tokens: Tokens that the model read.
+        output_tokens: Tokens that it wrote.
         admission: What is left, where that was looked at.
         route: Where it could go.
         attempts: Who was asked.
@@ -97,6 +118,7 @@ class Receipt:
     market_cost: Picos
     byok: bool
     tokens: int
+    output_tokens: int
     admission: Admission | None
     route: Route
     attempts: list[dict[str, Any]]
@@ -122,19 +144,22 @@ class Receipt:
 
 
 @dataclass(frozen=True, slots=True)
-class Billed(Generic[R]):
+class Billed(Generic[T]):
     """An answer and what it came to."""
 
-    result: R
+    result: T
     receipt: Receipt
 
 
-@dataclass(frozen=True, slots=True)
-class _Plan(Generic[R]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan(Generic[T]):
+    """What a request to one model is, at most: what it reads, and what it writes."""
+
     model: GatewayModel
-    request: EmbeddingRequest | RerankRequest
+    request: EmbeddingRequest | RerankRequest | ChatCall
     tokens: int
-    documents: int
+    output_tokens: int = 0
+    documents: int = 0
     items: int
     operation: str
 
@@ -145,6 +170,24 @@ class _Held:
 
     may_be: bool = False
     hold: Hold | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(Generic[T]):
+    """A request that has its answer, and is still to be paid for."""
+
+    ask: Ask
+    plan: _Plan[T]
+    answer: Answer[T]
+    held: _Held
+    admission: Admission | None
+    route: Route
+    keys: Mapping[str, Secret]
+
+    @property
+    def provider(self) -> str:
+        """Who has answered."""
+        return self.answer.candidate.provider.slug
 
 
 class Gateway:
@@ -158,6 +201,7 @@ class Gateway:
         wallet: Customers' own keys to providers.
         instance: The name of this process.
         clock: Seconds that do not go back, as the health of providers has them.
+        capture: Where requests of accounts that want it are written; `None` for nowhere.
     """
 
     def __init__(
@@ -170,6 +214,7 @@ class Gateway:
         wallet: Wallet,
         instance: str,
         clock: Callable[[], float] = time.monotonic,
+        capture: Capture | None = None,
     ) -> None:
         self.database = database
         self.registry = registry
@@ -178,6 +223,7 @@ class Gateway:
         self._attempts = attempts
         self._wallet = wallet
         self._clock = clock
+        self._capture = capture
         self._writing: set[asyncio.Task[None]] = set()
 
     async def embed(self, ask: Ask, name: str, request: EmbeddingRequest) -> Billed[EmbeddingResult]:
@@ -187,44 +233,79 @@ class Gateway:
             QuernelError: They cannot be had; nothing is charged.
         """
 
-        async def plan(name: str) -> _Plan[EmbeddingResult]:
+        async def plan(name: str) -> _Plan[Reply[EmbeddingResult]]:
             model = self._model(ask.principal, name, GatewayKind.EMBEDDING)
             assert model.dimensions is not None, "embedding models have"
             _check_length(request.dimensions, model)
             tokens = await count_beside(model.counter, request)
-            return _Plan(model, request, tokens=tokens, documents=0, items=len(request.inputs), operation="embed")
+            return _Plan(model=model, request=request, tokens=tokens, items=len(request.inputs), operation="embed")
 
-        return await self._serve(ask, name, plan)
+        return await self._serve(ask, name, plan, self._settle_reply)
 
     async def rerank(self, ask: Ask, name: str, request: RerankRequest) -> Billed[RerankResult]:
         """The order of documents by a model, and what it costs. Errors as `embed`."""
 
-        async def plan(name: str) -> _Plan[RerankResult]:
+        async def plan(name: str) -> _Plan[Reply[RerankResult]]:
             model = self._model(ask.principal, name, GatewayKind.RERANKER)
             tokens = await count_beside(model.counter, request)
             count = len(request.documents)
-            return _Plan(model, request, tokens=tokens, documents=count, items=count, operation="rerank")
+            return _Plan(model=model, request=request, tokens=tokens, documents=count, items=count, operation="rerank")
 
-        return await self._serve(ask, name, plan)
+        return await self._serve(ask, name, plan, self._settle_reply)
+
+    async def chat(self, ask: Ask, name: str, call: ChatCall) -> Billed[ChatReply]:
+        """The answer of a chat model, and what it costs. Errors as `embed`."""
+
+        async def plan(name: str) -> _Plan[ChatReply]:
+            return self._plan_chat(ask, name, call)
+
+        async def finish(served: Served[ChatReply]) -> Billed[ChatReply]:
+            reply = served.answer.value
+            return Billed(reply, await self.settle(served, *chat_tokens(served)))
+
+        return await self._serve(ask, name, plan, finish)
+
+    async def stream_chat(self, ask: Ask, name: str, call: ChatCall) -> "BilledStream":
+        """The answer of a chat model as it is written, once it begins; whoever has it closes it. Errors as `embed`."""
+
+        async def plan(name: str) -> _Plan[ChatStream]:
+            return self._plan_chat(ask, name, call)
+
+        async def finish(served: Served[ChatStream]) -> BilledStream:
+            return BilledStream(self, served)
+
+        return await self._serve(ask, name, plan, finish)
 
     def condition(self, provider: Provider, offer: Offer) -> Condition:
         """How a model at a provider is doing."""
         return self.health.condition(provider.slug, offer.model, offer.weights, self._clock())
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether something is to be written down yet."""
+        return bool(self._writing)
 
     async def drain(self) -> None:
         """Wait until all that is to be written down is."""
         while self._writing:
             await asyncio.gather(*self._writing, return_exceptions=True)
 
-    async def _serve(self, ask: Ask, name: str, plan: Callable[[str], Coroutine[Any, Any, _Plan[R]]]) -> Billed[R]:
-        """The answer of the model of that name, or of the first of the request's other models that has one."""
+    async def _serve(
+        self,
+        ask: Ask,
+        name: str,
+        plan: Callable[[str], Awaitable[_Plan[T]]],
+        finish: Callable[[Served[T]], Awaitable[A]],
+    ) -> A:
+        """What comes of the answer of the model of that name, or of the first of the request's other models that has
+        one."""
         names: tuple[str, ...] = (name, *ask.options.models)
-        planned: _Plan[R] | None = None
+        planned: _Plan[T] | None = None
         try:
             for other, one in zip((*names[1:], None), names, strict=True):
                 try:
                     planned = await plan(one)
-                    return await self._serve_one(ask, planned)
+                    return await self._serve_one(ask, planned, finish)
                 except UnavailableError:
                     if other is None:
                         raise
@@ -234,7 +315,7 @@ class Gateway:
                 self._record_failure(ask, planned, error)
             raise
 
-    async def _serve_one(self, ask: Ask, plan: _Plan[R]) -> Billed[R]:
+    async def _serve_one(self, ask: Ask, plan: _Plan[T], finish: Callable[[Served[T]], Awaitable[A]]) -> A:
         demands = self._demands(ask, plan)
         keys = await self._wallet.keys(ask, self.registry.providers, zdr=demands.zdr)
         route = find_route(
@@ -248,17 +329,30 @@ class Gateway:
         )
         most = max(_cost(candidate, plan, keys) for candidate in route.candidates)
         held = _Held()
+        is_chat = isinstance(plan.request, ChatCall)
         try:
             admission = None
             if most or ask.principal.meters or ask.idempotency_key is not None:
                 admission = await self._hold(ask, plan, most, held)
             answer = await self._attempts.ask(
-                route.candidates, lambda candidate: self._call(candidate, plan, keys), plan.tokens, ask.trail
+                route.candidates,
+                lambda candidate: self._call(candidate, plan, keys),
+                0 if is_chat else plan.tokens,  # what a chat model reads does not say how fast it writes
+                ask.trail,
+                hedge=not is_chat,
             )
-            return await self._settle(ask, plan, answer, held=held, admission=admission, route=route, keys=keys)
+            served = Served(ask=ask, plan=plan, answer=answer, held=held, admission=admission, route=route, keys=keys)
+            return await finish(served)
         except BaseException:
             self._let_go(held, ask.principal.account.id)
             raise
+
+    def _plan_chat(self, ask: Ask, name: str, call: ChatCall) -> _Plan[Any]:
+        model = self._model(ask.principal, name, GatewayKind.CHAT)
+        # A byte-level tokenizer makes at most one token of a byte; of an image it may make many.
+        tokens = min(call.num_bytes, model.max_tokens) if call.is_text else model.max_tokens
+        written = min(call.max_output_tokens or model.max_tokens, model.max_tokens) * call.num_choices
+        return _Plan(model=model, request=call, tokens=tokens, output_tokens=written, items=1, operation="chat")
 
     def _model(self, principal: Principal, name: str, kind: GatewayKind) -> GatewayModel:
         model = self.registry.models.of_kind(name, kind)
@@ -270,11 +364,10 @@ class Gateway:
                 raise PermissionDeniedError(f"{whose} may not ask {model.name}.", param="model")
         return model
 
-    def _demands(self, ask: Ask, plan: _Plan[R]) -> Demands:
+    def _demands(self, ask: Ask, plan: _Plan[Any]) -> Demands:
         options, account, key = ask.options, ask.principal.account.settings, ask.principal.settings
         allowed = [frozenset(names) for names in (account.providers, key.providers) if names]
         request = plan.request
-        texts = len(request.documents) if isinstance(request, RerankRequest) else len(request.inputs)
         price = None if options.max_price is None else from_decimal(options.max_price) // MILLION
         return Demands(
             order=options.order,
@@ -282,7 +375,7 @@ class Gateway:
             ignore=options.ignore,
             allowed=frozenset.intersection(*allowed) if allowed else None,
             sort=options.sort,
-            zdr=options.zero_data_retention or account.zdr or key.zdr,
+            zdr=_is_zdr(ask),
             no_training=options.disallow_prompt_training or account.no_training or key.no_training,
             regions=account.regions,
             headquarters=options.headquarters,
@@ -290,22 +383,23 @@ class Gateway:
             quantizations=options.quantizations,
             not_quantizations=options.not_quantizations,
             max_token_price=price,
-            tokens=plan.tokens if texts == 1 and plan.model.counter.is_exact else 0,
+            tokens=plan.tokens if plan.items == 1 and plan.model.counter.is_exact else 0,
             dimensions=request.dimensions if isinstance(request, EmbeddingRequest) else None,
             allow_fallbacks=options.allow_fallbacks,
         )
 
-    def _refuses(self, provider: Provider, offer: Offer, request: EmbeddingRequest | RerankRequest) -> str | None:
+    def _refuses(self, provider: Provider, offer: Offer, request: object) -> str | None:
         try:
             return self.registry.upstream(provider, offer).refuses(request)
         except QuernelError as error:
             return f"it cannot be used as it is configured ({error.message})"
 
-    async def _call(self, candidate: Candidate, plan: _Plan[R], keys: Mapping[str, Secret]) -> Reply[R]:
+    async def _call(self, candidate: Candidate, plan: _Plan[T], keys: Mapping[str, Secret]) -> T:
         upstream = self.registry.upstream(candidate.provider, candidate.offer, keys.get(candidate.provider.slug))
-        return await upstream.answer(plan.request)
+        answer: T = await upstream.answer(plan.request)
+        return answer
 
-    async def _hold(self, ask: Ask, plan: _Plan[R], amount: Picos, held: "_Held") -> Admission:
+    async def _hold(self, ask: Ask, plan: _Plan[Any], amount: Picos, held: "_Held") -> Admission:
         """Reserve what a request costs at most; `held` says what was, even to a caller that was cancelled meanwhile."""
         principal = ask.principal
         wanted = Hold(
@@ -332,71 +426,97 @@ class Gateway:
         held.may_be = True
         return await self.database.write(operation, lock=wanted.account)
 
-    async def _settle(
-        self,
-        ask: Ask,
-        plan: _Plan[R],
-        answer: Answer[Reply[R]],
-        *,
-        held: "_Held",
-        admission: Admission | None,
-        route: Route,
-        keys: Mapping[str, Secret],
-    ) -> Billed[R]:
-        reply, candidate = answer.value, answer.candidate
+    async def _settle_reply(self, served: Served[Reply[R]]) -> Billed[R]:
+        plan, reply = served.plan, served.answer.value
         counted = reply.reported_tokens
         # Our own count is the truth where it is exact. Else it is a bound, beyond which nobody is charged.
         tokens = plan.tokens if plan.model.counter.is_exact or counted is None else min(counted, plan.tokens)
-        exact = replace(plan, tokens=tokens)
-        market = candidate.price.cost(tokens=tokens, documents=plan.documents)
-        cost = _cost(candidate, exact, keys)
-        byok = candidate.provider.slug in keys
-        row = replace(
-            self._row(ask, exact),
-            provider=candidate.provider.slug,
-            cost=cost,
-            upstream_cost=market,
+        receipt = await self.settle(served, tokens)
+        if counted is not None and plan.model.counter.is_exact and counted != tokens:
+            logger.warning(
+                "%s counted %d tokens in a request to %s that has %d.",
+                served.provider,
+                counted,
+                plan.model.name,
+                tokens,
+            )
+        return Billed(replace(reply.result, model=plan.model.name), receipt)
+
+    async def settle(self, served: Served[Any], tokens: int, output_tokens: int = 0) -> Receipt:
+        """Charge an answered request, and write it down.
+
+        Args:
+            served: The request.
+            tokens: What the model read.
+            output_tokens: What it wrote.
+
+        Raises:
+            QuernelError: It cannot be charged; the answer, or the end of it, must not be given out.
+        """
+        row = self._bill(served, tokens, output_tokens)
+        hold, charged = served.held.hold, row.cost
+        if hold is None:
+            self._write_later(lambda connection: usage.record(connection, row))
+        else:
+            charged = await self.database.write(_charge(hold, row), lock=hold.account)
+        self._note(served.ask, served.plan, row, served.answer.value)
+        return Receipt(
+            generation=row.id,
+            model=row.model,
+            provider=row.provider,
+            quantization=served.answer.candidate.offer.quantization,
+            cost=charged,
+            market_cost=row.upstream_cost,
+            byok=row.byok,
+            tokens=tokens,
+            output_tokens=output_tokens,
+            admission=served.admission,
+            route=served.route,
+            attempts=served.ask.trail.shown(),
+            upstream_milliseconds=row.upstream_milliseconds,
+        )
+
+    def give_up(self, served: Served[Any], tokens: int, output_tokens: int, *, why: QuernelError | None = None) -> None:
+        """Charge a request that was given up in the middle of its answer, and write it down; nobody waits for it.
+
+        Args:
+            served: The request.
+            tokens: What the model read.
+            output_tokens: What it wrote until then.
+            why: Why; `None` where the client hung up.
+        """
+        row = self._bill(served, tokens, output_tokens)
+        status, code = (CLIENT_CLOSED, CLIENT_CLOSED_CODE) if why is None else (why.status, why.code)
+        row = replace(row, status=status, code=code)
+        hold = served.held.hold
+        charge = _charge(hold, row) if hold is not None else lambda connection: usage.record(connection, row)
+        self._write_later(charge, lock=row.account)
+        self._note(served.ask, served.plan, row, served.answer.value)
+
+    def fail(self, served: Served[Any], error: QuernelError) -> None:
+        """Charge nothing for an answer that broke off, and write that down; its provider is told apart by it."""
+        if isinstance(error, ProviderError):
+            health, now = served.answer.candidate.health, self._clock()
+            health.begin(now)
+            health.fail(now, error.kind, retry_after=error.retry_after)
+        self._let_go(served.held, served.ask.principal.account.id)
+        self._record_failure(served.ask, served.plan, error)
+
+    def _bill(self, served: Served[Any], tokens: int, output_tokens: int) -> Usage:
+        plan, answer = served.plan, served.answer
+        candidate = answer.candidate
+        exact = replace(plan, tokens=tokens, output_tokens=output_tokens)
+        byok = served.provider in served.keys
+        return replace(
+            self._row(served.ask, exact),
+            provider=served.provider,
+            cost=_cost(candidate, exact, served.keys),
+            upstream_cost=_cost(candidate, exact, {}),
             price=candidate.price.id,
             upstream_milliseconds=answer.seconds * 1000,
             byok=byok,
             credential="byok" if byok else "system",
         )
-        if held.hold is None:
-            self._write_later(lambda connection: usage.record(connection, row))
-            charged = cost
-        else:
-            hold = held.hold
-
-            def operation(connection: Connection) -> Picos:
-                now = now_ms()
-                charged = ledger.settle(connection, hold, cost=cost, tokens=tokens, now=now)
-                usage.record(connection, replace(row, time=now, cost=charged))
-                return charged
-
-            charged = await self.database.write(operation, lock=hold.account)
-        if counted is not None and plan.model.counter.is_exact and counted != tokens:
-            logger.warning(
-                "%s counted %d tokens in a request to %s that has %d.",
-                candidate.provider.slug,
-                counted,
-                plan.model.name,
-                tokens,
-            )
-        receipt = Receipt(
-            generation=ask.generation,
-            model=plan.model.name,
-            provider=candidate.provider.slug,
-            quantization=candidate.offer.quantization,
-            cost=charged,
-            market_cost=market,
-            byok=byok,
-            tokens=tokens,
-            admission=admission,
-            route=route,
-            attempts=ask.trail.shown(),
-            upstream_milliseconds=answer.seconds * 1000,
-        )
-        return Billed(replace(reply.result, model=plan.model.name), receipt)
 
     def _let_go(self, held: "_Held", account: str) -> None:
         """Void what a failed request held, or is perhaps just holding: operations are written in their order."""
@@ -409,15 +529,28 @@ class Gateway:
 
         self._write_later(operation, lock=account)
 
-    def _record_failure(self, ask: Ask, plan: _Plan[R], error: BaseException) -> None:
-        row = replace(self._row(ask, plan), tokens=0, documents=0, status=CLIENT_CLOSED, code="client_closed")
+    def _record_failure(self, ask: Ask, plan: _Plan[Any], error: BaseException) -> None:
+        row = replace(
+            self._row(ask, plan),
+            tokens=0,
+            output_tokens=0,
+            documents=0,
+            status=CLIENT_CLOSED,
+            code=CLIENT_CLOSED_CODE,
+        )
         if isinstance(error, QuernelError):
             row = replace(row, status=error.status, code=error.code)
         elif isinstance(error, Exception):
             row = replace(row, status=InternalError.status, code=InternalError.code)
         self._write_later(lambda connection: usage.record(connection, row), lock=row.account)
+        self._note(ask, plan, row, None)
 
-    def _row(self, ask: Ask, plan: _Plan[R]) -> Usage:
+    def _note(self, ask: Ask, plan: _Plan[Any], row: Usage, answer: object) -> None:
+        """Capture a request, where operator and account have turned that on and nobody wants its data kept nowhere."""
+        if self._capture is not None and ask.principal.account.settings.capture and not _is_zdr(ask):
+            self._capture.add(Captured(row, plan.request, answer))
+
+    def _row(self, ask: Ask, plan: _Plan[Any]) -> Usage:
         principal: Principal = ask.principal
         return Usage(
             id=ask.generation,
@@ -430,13 +563,14 @@ class Gateway:
             model=plan.model.name,
             items=plan.items,
             tokens=plan.tokens,
+            output_tokens=plan.output_tokens,
             documents=plan.documents,
             milliseconds=(time.perf_counter() - ask.started) * 1000,
             attempts=ask.trail.shown(),
             credential="system",
         )
 
-    def _write_later(self, operation: Callable[[Connection], None], lock: str = "") -> None:
+    def _write_later(self, operation: Callable[[Connection], object], lock: str = "") -> None:
         """Write what nobody waits for."""
 
         async def write() -> None:
@@ -450,11 +584,93 @@ class Gateway:
         task.add_done_callback(self._writing.discard)
 
 
+class BilledStream:
+    """An answer on its way to the client, with its bill at the end.
+
+    Args:
+        gateway: What bills.
+        served: The request.
+
+    Attributes:
+        served: The request.
+        receipt: What it came to, once that is known.
+    """
+
+    def __init__(self, gateway: Gateway, served: Served[ChatStream]) -> None:
+        self.served = served
+        self.receipt: Receipt | None = None
+        self._gateway = gateway
+        self._is_settled = False
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """The events of the stream; once. The last comes when the charge is on disk.
+
+        Raises:
+            QuernelError: The answer broke off, and is not charged; or it cannot be.
+        """
+        try:
+            async with aclosing(self.served.answer.value.events()) as events:
+                async for event in events:
+                    yield event
+            tokens = chat_tokens(self.served)
+            self._is_settled = True
+            self.receipt = await self._gateway.settle(self.served, *tokens)
+        except QuernelError as error:
+            self._is_settled = True
+            self._gateway.fail(self.served, error)
+            raise
+        yield DONE
+
+    async def close(self, why: QuernelError | None = None) -> None:
+        """Let the provider go. Safe to call twice.
+
+        A client that hung up, or whose time is over, pays for what was written until then.
+
+        Args:
+            why: What ended the answer before its end; `None` where the client hung up.
+        """
+        if not self._is_settled:
+            self._is_settled = True
+            self._gateway.give_up(self.served, *chat_tokens(self.served), why=why)
+        await self.served.answer.value.close()
+
+
+def chat_tokens(served: Served[ChatReply] | Served[ChatStream]) -> tuple[int, int]:
+    """Tokens that a chat model read and wrote, as far as they are charged.
+
+    The provider's count, but never more than was held. Where there is none (it does not count, or the client hung up
+    before the end) that is what was held for reading, and a token for each byte of what was written: bounds, since the
+    tokens are known to nobody.
+    """
+    plan, answer = served.plan, served.answer.value
+    if answer.usage is None:
+        return plan.tokens, min(answer.num_bytes, plan.output_tokens)
+    return min(answer.usage.prompt_tokens, plan.tokens), min(answer.usage.completion_tokens, plan.output_tokens)
+
+
+def _charge(hold: Hold, row: Usage) -> Callable[[Connection], Picos]:
+    """What charges a request and writes it down."""
+
+    def operation(connection: Connection) -> Picos:
+        now = now_ms()
+        charged = ledger.settle(connection, hold, cost=row.cost, tokens=row.tokens, now=now)
+        usage.record(connection, replace(row, time=now, cost=charged))
+        return charged
+
+    return operation
+
+
 def _cost(candidate: Candidate, plan: _Plan[Any], keys: Mapping[str, Secret]) -> Picos:
     """What a request is charged at a provider: nothing where the customer pays the provider."""
     if candidate.provider.slug in keys:
         return 0
-    return candidate.price.cost(tokens=plan.tokens, documents=plan.documents)
+    return candidate.price.cost(tokens=plan.tokens, documents=plan.documents, output_tokens=plan.output_tokens)
+
+
+def _is_zdr(ask: Ask) -> bool:
+    """Whether the request, its key or its account demands that nobody keeps its data."""
+    settings = (ask.principal.account.settings, ask.principal.settings)
+    return ask.options.zero_data_retention or any(setting.zdr for setting in settings)
 
 
 def _check_length(dimensions: int | None, model: GatewayModel) -> None:

@@ -44,6 +44,7 @@ class Upkeep:
             asyncio.create_task(self._parts.principals.watch()),
             asyncio.create_task(self._every(HEARTBEAT_SECONDS, self.beat)),
             asyncio.create_task(self._every(TIDY_SECONDS, self.tidy)),
+            asyncio.create_task(self._parts.canary.watch()),
         ]
         return self
 

@@ -336,7 +336,8 @@ def roll_up(connection: Connection, now: int) -> int:
     keys = [hour, *(table.c[name] for name in DIMENSIONS)]
     grouped = sa.select(*keys, *_sums(table)).where(table.c.time >= start, table.c.time < end).group_by(*keys)
     names = ["hour", *DIMENSIONS, *MEASURES]
-    made = connection.execute(sa.insert(schema.rollups).from_select(names, grouped))
+    making = sa.insert(schema.rollups).from_select(names, grouped)
+    made = connection.execute(making, execution_options={"preserve_rowcount": True})
     set_mark(connection, ROLLED, end)
     return int(made.rowcount)
 

@@ -1,9 +1,10 @@
 // Asks a gateway with the AI SDK, and prints what came of each call.
 //
 // Standard input: {"baseURL", "apiKey", "calls": [{"call": "embed", "model": "...", ...}, ...]}; a call may have an
-// `apiKey` of its own, and `byName: true` to name its model by a text alone, as the SDK's users do. Other fields are
-// the call's arguments. Standard output: a list with {"value": ...} or {"error": ...} for each call, in their order,
-// with the milliseconds that it took and the warnings that the SDK would have shown.
+// `apiKey` of its own, or an `oidcToken` that stands in the environment instead of a key, and `byName: true` to name its
+// model by a text alone, as the SDK's users do; `generationOf: 0` instead of an `id` means the generation of the first
+// call. Other fields are the call's arguments. Standard output: a list with {"value": ...} or {"error": ...} for each
+// call, in their order, with the milliseconds that it took and the warnings that the SDK would have shown.
 
 import { readFileSync } from 'node:fs';
 
@@ -36,7 +37,8 @@ const CALLS = {
 
   getAvailableModels: (ai, gateway) => gateway.getAvailableModels(),
   getCredits: (ai, gateway) => gateway.getCredits(),
-  getGenerationInfo: (ai, gateway, { id }) => gateway.getGenerationInfo({ id }),
+  getGenerationInfo: (ai, gateway, { id, generationOf }, outcomes) =>
+    gateway.getGenerationInfo({ id: id ?? outcomes[generationOf].value.providerMetadata.gateway.generationId }),
   getSpendReport: (ai, gateway, params) => gateway.getSpendReport(params),
 };
 
@@ -51,13 +53,15 @@ function describe(error) {
 export async function run(ai, createGateway) {
   const { baseURL, apiKey, calls } = JSON.parse(readFileSync(0, 'utf8'));
   const outcomes = [];
-  for (const { call, apiKey: ownKey, ...rest } of calls) {
-    const gateway = createGateway({ baseURL, apiKey: ownKey ?? apiKey });
+  delete process.env.AI_GATEWAY_API_KEY;
+  for (const { call, apiKey: ownKey, oidcToken, ...rest } of calls) {
+    if (oidcToken) process.env.VERCEL_OIDC_TOKEN = oidcToken;
+    const gateway = createGateway(oidcToken ? { baseURL } : { baseURL, apiKey: ownKey ?? apiKey });
     const shown = [];
     globalThis.AI_SDK_DEFAULT_PROVIDER = gateway;
     globalThis.AI_SDK_LOG_WARNINGS = ({ warnings }) => shown.push(...warnings);
     const start = performance.now();
-    const outcome = await CALLS[call](ai, gateway, rest).then(
+    const outcome = await CALLS[call](ai, gateway, rest, outcomes).then(
       value => ({ value }),
       error => ({ error: describe(error) }),
     );
