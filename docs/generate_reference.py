@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import quernel
 from quernel.cli.main import cli
 from quernel.cli.settings import SECTIONS, declaration, default_text, environment_name, flag_name
 from quernel.errors import QuernelError
+from quernel.gateway.admin_routes import ADMIN
+from quernel.gateway.routes import OWN, SDK
 from quernel.protocols.error_body import error_type
 from quernel.protocols.tei import TEI_ERRORS
 from quernel.server.metrics import MEASURES, PROCESS_MEASURES
 from quernel.server.middleware import HTTP_CODES
 from quernel.server.openapi import build_openapi
-from quernel.server.routes import ENDPOINTS
+from quernel.server.routes import ENDPOINTS, Endpoint
 from quernel.settings import declared_settings
 from quernel.train.lora import LoraSettings
 from quernel.train.objectives import EmbeddingLoss, RerankLoss
@@ -119,17 +121,25 @@ def metrics_page() -> str:
     return page(["# Metrics", about, "\n".join(rows), f"Of the process itself: {process} and others."])
 
 
-def routes_page() -> str:
+def routes_page(endpoints: Sequence[Endpoint], title: str, about: str) -> str:
     """Every route with the fields of its request and reply and the errors it answers."""
-    document = build_openapi(ENDPOINTS)
+    document = build_openapi(endpoints)
     rows = ["| route | |", "| --- | --- |"]
     blocks = ["## Each route"]
-    for endpoint in ENDPOINTS:
+    for endpoint in endpoints:
         path = endpoint.path.replace(":path", "")
         rows.append(f"| `{endpoint.method} {path}` | {endpoint.summary} |")
         operation = document["paths"][path][endpoint.method.lower()]
         blocks.append(f"### `{endpoint.method} {path}`")
         blocks.append(endpoint.summary)
+        asked = [parameter for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
+        if asked:
+            fields = ["| query | type | |", "| --- | --- | --- |"]
+            for parameter in asked:
+                required = " (required)" if parameter["required"] else ""
+                shown = schema_type(parameter["schema"])
+                fields.append(f"| `{parameter['name']}`{required} | {shown} | {parameter.get('description', '')} |")
+            blocks.append("\n".join(fields))
         if "requestBody" in operation:
             blocks.append(f"Request: {content_of(operation['requestBody'])}")
         replies = ["| status | | body |", "| ---: | --- | --- |"]
@@ -147,8 +157,7 @@ def routes_page() -> str:
                 required = " (required)" if field in schema.get("required", ()) else ""
                 fields.append(f"| `{field}`{required} | {schema_type(shape)} | {shape.get('description', '')} |")
             blocks.append("\n".join(fields))
-    about = "What the server of `quernel serve` answers; [HTTP](http.md) says what is common to all routes."
-    return page(["# Routes", about, "\n".join(rows), *(block for block in blocks if block)])
+    return page([f"# {title}", about, "\n".join(rows), *(block for block in blocks if block)])
 
 
 def content_of(part: Mapping[str, Any]) -> str:
@@ -336,7 +345,16 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "python.md": python_page,
     "recipe.md": recipe_page,
     "metrics.md": metrics_page,
-    "routes.md": routes_page,
+    "routes.md": lambda: routes_page(
+        ENDPOINTS, "Routes", "What `quernel serve` answers; [HTTP](http.md) says what is common to all routes."
+    ),
+    "gateway.md": lambda: routes_page(
+        (*SDK, *OWN, *ADMIN),
+        "Routes of the gateway",
+        "What `quernel gateway` answers besides the [routes](routes.md) of a server that ask models: the AI SDK's, the "
+        "catalogue, money, and all that `quernel keys`, `accounts`, `usage` and `providers` do, over HTTP. Errors "
+        "are in [errors](errors.md); [A gateway](../guides/gateway.md) shows it in use.",
+    ),
     "errors.md": errors_page,
 }
 

@@ -116,7 +116,7 @@ def _middleware(config: ServerConfig, *, gate: Gate, observers: Sequence[Observe
         cors = Middleware(
             CORSMiddleware,
             allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["*"],
             expose_headers=[REQUEST_ID_HEADER, TRUNCATED_HEADER, GENERATION_HEADER, "retry-after"],
         )

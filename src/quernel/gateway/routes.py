@@ -29,11 +29,12 @@ from quernel.protocols.ai_gateway_catalogue import (
     GatewayConfigReply,
     GatewayCreditsReply,
     GatewayGenerationReply,
+    GatewayReportParams,
     GatewayReportReply,
 )
 from quernel.protocols.ai_gateway_errors import AI_GATEWAY_ERRORS
 from quernel.protocols.chat import ChatBody, ChatReplyBody
-from quernel.protocols.gateway import EndpointsReply, ModelEntry, ModelEntryList
+from quernel.protocols.gateway import EndpointsReply, GenerationQuery, ModelEntry, ModelEntryList, ModelQuery
 from quernel.server.routes import (
     ASKED,
     BODY_ERRORS,
@@ -136,7 +137,8 @@ OWN = (
         method="GET",
         path="/v1/models",
         handler=handlers.models,
-        summary="The models that anybody offers, with prices; `?type=embedding` for those of one kind.",
+        summary="The models that anybody offers, with prices.",
+        query=ModelQuery,
         reply=(ModelEntryList,),
     ),
     Endpoint(
@@ -169,6 +171,7 @@ OWN = (
         path="/v1/generation",
         handler=handlers.generation,
         summary="One request: who served it, how long it took, what it cost.",
+        query=GenerationQuery,
         reply=(GatewayGenerationReply,),
         error_dialects=(AI_GATEWAY_ERRORS,),
         errors=(*ASKED, NotFoundError),
@@ -178,6 +181,7 @@ OWN = (
         path="/v1/report",
         handler=handlers.spend_report,
         summary="What was spent, by day, user, model, tag, provider or credential.",
+        query=GatewayReportParams,
         reply=(GatewayReportReply,),
         error_dialects=(AI_GATEWAY_ERRORS,),
         errors=(*BODY_ERRORS, PermissionDeniedError),

@@ -1,7 +1,7 @@
 """Statements of the hot path, compiled once and sent as they are.
 
-A request is admitted and settled by ten small statements. Most of their time was SQLAlchemy's own, which looks at each of
-them anew; as text they take a tenth of it. The text is still made by SQLAlchemy, for whichever database it is, so a
+A request is admitted and settled by ten small statements. Most of their time was SQLAlchemy's own, which looks at each
+anew; as text they take a tenth of it. The text is still made by SQLAlchemy, for whichever database it is, so a
 statement is written once and in its terms. Values go to the driver as they are: texts, numbers and bytes.
 """
 

@@ -43,6 +43,18 @@ class ModelEntry(Struct, kw_only=True):
     providers: Annotated[list[str], Meta(description="Who offers it.")] = []
 
 
+class ModelQuery(Struct, kw_only=True):
+    """Which models to list."""
+
+    type: Annotated[str | None, Meta(description="Those of one kind, in either of its words.")] = None
+
+
+class GenerationQuery(Struct, kw_only=True):
+    """Which request is looked up."""
+
+    id: Annotated[str, Meta(description="As in the reply's header `x-quernel-generation-id`.")]
+
+
 class ModelEntryList(Struct, kw_only=True):
     """The models that anybody offers."""
 

@@ -31,12 +31,16 @@ def build_openapi(endpoints: Sequence[Endpoint], *, root_path: str = "") -> dict
     """
     errors = (dialect.shape for endpoint in endpoints for dialect in endpoint.error_dialects)
     shapes = {shape for endpoint in endpoints for shape in (*endpoint.body, *endpoint.reply)} | set(errors)
-    ordered = sorted(shapes, key=str)
+    queries = {endpoint.query for endpoint in endpoints if endpoint.query is not None}
+    ordered = sorted(shapes | queries, key=str)
     references, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
     reference_of = dict(zip(ordered, references, strict=True))
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for endpoint in endpoints:
-        paths[_path(endpoint)][endpoint.method.lower()] = _operation(endpoint, reference_of)
+        asked = {} if endpoint.query is None else schemas[endpoint.query.__name__]
+        paths[_path(endpoint)][endpoint.method.lower()] = _operation(endpoint, reference_of, asked)
+    for query in queries:  # their fields are parameters of the routes
+        del schemas[query.__name__]
     return {
         "openapi": "3.1.0",
         "info": {
@@ -54,7 +58,9 @@ def _path(endpoint: Endpoint) -> str:
     return PARAMETER.sub(r"{\g<name>}", endpoint.path)
 
 
-def _operation(endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:
+def _operation(
+    endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]], query: Mapping[str, Any]
+) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": "_".join((endpoint.method.lower(), *WORD.findall(_path(endpoint)))),
         "summary": endpoint.summary,
@@ -64,6 +70,11 @@ def _operation(endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]]) -
         {"name": match["name"], "in": "path", "required": True, "schema": {"type": "string"}}
         for match in PARAMETER.finditer(endpoint.path)
     ]
+    for name, schema in query.get("properties", {}).items():
+        described = {"description": schema["description"]} if "description" in schema else {}
+        shape = {key: value for key, value in schema.items() if key not in ("description", "default")}
+        is_required = name in query.get("required", ())
+        parameters.append({"name": name, "in": "query", "required": is_required, **described, "schema": shape})
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body:

@@ -123,6 +123,7 @@ class Endpoint:
         path: Its path; `{name:path}` is a parameter that may hold slashes.
         handler: What answers.
         summary: What it gives, as one sentence.
+        query: Shape of what its URL may say after the question mark.
         body: Shape of its request; several where its fields tell which one it is.
         reply: Shape of its reply, for each shape of its request; empty where that is no JSON of ours.
         media_type: Type of its reply.
@@ -134,6 +135,7 @@ class Endpoint:
     path: str
     handler: Handler
     summary: str
+    query: type[Struct] | None = None
     body: tuple[type[Struct], ...] = ()
     reply: tuple[Any, ...] = ()
     media_type: str = "application/json"
