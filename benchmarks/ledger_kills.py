@@ -52,6 +52,9 @@ CLIENTS = 24
 BYTES_PER_OPERATION = 105
 """Of a journal, nearly; it paces the kills."""
 
+TAKEN_FOR_DEAD = 0.2
+"""How often, at a kill, a process that lives is taken for dead."""
+
 LARGEST = 1_000_000
 
 LIMITS = {
@@ -223,10 +226,9 @@ class Worker:
         self.say("?", number, what, *said)
         try:
             outcome = await self.database.write(operation, lock=self.order.accounts[asked.kind])
-        except UnavailableError:
-            return False
-        except QuernelError:
-            self.say("-", number)
+        except QuernelError as refusal:
+            if type(refusal) is not UnavailableError:  # which says nothing of whether it was done
+                self.say("-", number)
             return False
         self.say("+", number, int(outcome))
         return True
@@ -340,11 +342,11 @@ class Driver:
             if time.monotonic() - started > 60 * minutes:
                 print(f"Stopped after {minutes:g} minutes.", file=sys.stderr)
                 break
-            left = operations - self.tally.operations
-            until = self.random.uniform(0, 2 * (left / max(kills - self.tally.kills, 1) if left > 0 else per_kill / 10))
+            left = max(operations - self.done(), per_kill / 10)
+            until = self.random.uniform(0, 2 * left / max(kills - self.tally.kills, 1))
             self.wait(until, deadline=started + 60 * minutes)
             place = self.random.randrange(WORKERS)
-            if self.random.random() < 0.05:
+            if self.random.random() < TAKEN_FOR_DEAD:
                 self.sweep_alive(self.random.randrange(WORKERS))
             self.kill(place)
             if self.tally.kills % compare_every < 1:
@@ -379,16 +381,18 @@ class Driver:
 
     def wait(self, operations: float, *, deadline: float) -> None:
         """Until the processes have done about so many more."""
-        before = self.written()
-        while (self.written() - before) / BYTES_PER_OPERATION < operations and time.monotonic() < deadline:
+        until = self.done() + operations
+        while self.done() < until and time.monotonic() < deadline:
             time.sleep(0.002)
             dead = [order.instance for process, order in self.running.values() if process.exitcode is not None]
             if dead:
                 self.tally.wrong.append(f"{dead} ended by themselves")
                 return
 
-    def written(self) -> int:
-        return sum(path.stat().st_size for path in self.folder.iterdir())
+    def done(self) -> float:
+        """About how many operations have begun."""
+        written = sum(path.stat().st_size for path in self.folder.iterdir())
+        return self.tally.operations + written / BYTES_PER_OPERATION
 
     def kill(self, place: int) -> None:
         process, order = self.running.pop(place)

@@ -1,12 +1,15 @@
 """Vercel's AI SDK, majors 5, 6 and 7, against the gateway: the published packages, not our idea of them."""
 
 import asyncio
+import itertools
 import json
 import shutil
 import subprocess
+import threading
 import time
 from collections import defaultdict
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -33,6 +36,8 @@ from quernel.server.config import ServerConfig
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel
 from quernel.types import EmbeddingRequest, InputType
+from tests.support import chats
+from tests.support.canaries import no_canaries
 from tests.support.customers import new_customer
 from tests.support.gateway import CATALOGUE, EMBEDDER, RERANKER, Served, offer
 from tests.support.provider import provider, rate_limited
@@ -44,6 +49,9 @@ PATHS = dict(zip(MAJORS, MOUNTS, strict=True))
 
 BACKOFF_MS = 2000
 """What a client waits for before its second attempt, unless it is told a time."""
+
+SECONDS = 60
+"""The longest that a client is waited for."""
 
 MAX_TEXTS = 2048
 """Texts that a client puts into one request."""
@@ -62,6 +70,64 @@ WITH_WARNINGS = pytest.mark.parametrize("major", [6, 7])
 """Version 2 of the protocol has neither warnings nor reranking."""
 
 ALL = pytest.mark.parametrize("major", MAJORS)
+
+
+class Node:
+    """The client of each major, in a process of its own that is started when it is first asked.
+
+    Args:
+        log: Where they write what is amiss.
+    """
+
+    def __init__(self, log):
+        self._log = log
+        self._started = {}
+
+    def ask(self, major, question):
+        """The answer of a major's client."""
+        process = self._started.get(major) or self._start(major)
+        timer = threading.Timer(SECONDS, process.kill)
+        timer.start()
+        try:
+            process.stdin.write(json.dumps(question) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        finally:
+            timer.cancel()
+        assert line, self._log.read_text(encoding="utf-8")
+        return json.loads(line)
+
+    def close(self):
+        """End them; nothing was amiss."""
+        for process in self._started.values():
+            with process:
+                process.stdin.close()
+                assert process.wait(SECONDS) == 0
+        assert not self._started or self._log.read_text(encoding="utf-8") == ""
+
+    def _start(self, major):
+        if shutil.which("node") is None or not (FOLDER / f"ai{major}/node_modules").is_dir():
+            pytest.skip(f"Node or its packages are missing (npm ci --prefix tests/clients/ai_sdk/ai{major})")
+        with self._log.open("ab") as log:
+            self._started[major] = subprocess.Popen(
+                ["node", str(FOLDER / f"ai{major}/main.mjs")],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+            )
+        return self._started[major]
+
+
+@dataclass(frozen=True)
+class Gateway(Served):
+    """A gateway, and the clients that ask it.
+
+    Attributes:
+        node: The clients.
+    """
+
+    node: Node
 
 
 class TokenIssuer:
@@ -125,7 +191,9 @@ def gateway(tmp_path_factory, issuer, providers):
     """A gateway that takes small bodies, with a model that nobody can serve now."""
     both = (EMBEDDER, RERANKER)
     with ExitStack() as stack:
+        stack.enter_context(no_canaries())
         busy = stack.enter_context(provider("openai", [rate_limited(100)]))
+        talker = stack.enter_context(provider("openai", itertools.repeat(chats.whole("Hello."))))
         first, second = (providers[slug].url for slug in ("first", "second"))
         tables = Tables(
             providers=(
@@ -141,8 +209,9 @@ def gateway(tmp_path_factory, issuer, providers):
                     byok=True,
                 ),
                 offer("busy", busy.url, models=(PAUSED,)),
+                chats.offer("talker", talker.url),
             ),
-            catalogue=(*CATALOGUE, CATALOGUE[0] | {"name": PAUSED}),
+            catalogue=(*CATALOGUE, CATALOGUE[0] | {"name": PAUSED}, *chats.CATALOGUE),
             issuers=[issuer.table()],
         )
         file = tmp_path_factory.mktemp("gateway") / "gateway.db"
@@ -153,27 +222,18 @@ def gateway(tmp_path_factory, issuer, providers):
         url = stack.enter_context(running(create_gateway_app(parts, config=config), config))
         headers = {"authorization": f"Bearer {parts.first_key}"}
         http = stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=30))
-        served = Served(url, parts.first_key, parts, http)
+        node = Node(tmp_path_factory.mktemp("node") / "log")
+        stack.callback(node.close)
+        served = Gateway(url, parts.first_key, parts, http, node)
         assert served.embed("a", model=PAUSED).status_code == 429
         yield served
 
 
 def ask(gateway, major, *calls, key=None):
     """What the client of a major makes of each call."""
-    if shutil.which("node") is None or not (FOLDER / f"ai{major}/node_modules").is_dir():
-        pytest.skip(f"Node or its packages are missing (npm ci --prefix tests/clients/ai_sdk/ai{major})")
-    question = {"baseURL": gateway.url + PATHS[major], "apiKey": key or gateway.key, "calls": calls}
-    done = subprocess.run(
-        ["node", str(FOLDER / f"ai{major}/main.mjs")],
-        input=json.dumps(question),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+    return gateway.node.ask(
+        major, {"baseURL": gateway.url + PATHS[major], "apiKey": key or gateway.key, "calls": calls}
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return json.loads(done.stdout)
 
 
 def answers(gateway, major, *calls, key=None):
@@ -396,7 +456,7 @@ def test_a_key_of_the_customer_is_used_and_charged_nothing(gateway, providers, m
 def test_models_are_listed(gateway, major):
     (listed,) = answers(gateway, major, {"call": "getAvailableModels"})
     models = {model["id"]: model for model in listed["models"]}
-    # The client of version 2 knows no rerankers, and leaves them out.
+    # The client of version 2 knows no rerankers, and leaves them out. Chat models are not asked by this protocol.
     assert set(models) == {EMBEDDER, PAUSED} | ({RERANKER} if major > 5 else set())
     embedding = models[EMBEDDER]
     version = {5: "v2", 6: "v3", 7: "v4"}[major]
@@ -532,6 +592,28 @@ def expected_report(rows, name, groups_of):
     }
 
 
+@ALL
+def test_what_a_chat_model_wrote_is_told_too(gateway, major):
+    customer = new_customer(gateway, scopes=frozenset({Scope.INFER, Scope.READ}))
+    with customer.client(gateway) as client:
+        body = {"model": chats.CHAT, "messages": [{"role": "user", "content": "Say hello."}]}
+        reply = client.post("/v1/chat/completions", json=body)
+    assert reply.status_code == 200, reply.text
+    (row,) = customer.rows(gateway)
+    today = f"{moment_of(row):%Y-%m-%d}"
+    info, report = answers(
+        gateway,
+        major,
+        {"call": "getGenerationInfo", "id": row.id},
+        {"call": "getSpendReport", "startDate": today, "endDate": today, "groupBy": "model"},
+        key=customer.key,
+    )
+    assert (info["promptTokens"], info["completionTokens"]) == (row.tokens, row.output_tokens) == (11, 7)
+    (line,) = report["results"]
+    assert (line["model"], line["inputTokens"], line["outputTokens"]) == (chats.CHAT, 11, 7)
+    assert line["totalCost"] == info["totalCost"] == float(format_dollars(row.cost))
+
+
 # Refusals
 
 INVALID, INTERNAL = "GatewayInvalidRequestError", "GatewayInternalServerError"
@@ -621,14 +703,14 @@ class MinuteClock:
 
 @ALL
 def test_the_time_to_wait_before_the_next_attempt_is_obeyed(gateway, major, monkeypatch):
-    left_ms = 1000
-    monkeypatch.setattr(service, "now_ms", MinuteClock(left_ms))
+    monkeypatch.setattr(service, "now_ms", MinuteClock(left_ms=1000))
     customer = new_customer(gateway, limits=(Limit(period=Period.MINUTE, requests=1),))
-    first, second = ask(gateway, major, embed(), embed(), key=customer.key)
-    assert first["milliseconds"] + second["milliseconds"] < BACKOFF_MS
-    assert second["milliseconds"] > left_ms / 4
+    _, second = ask(gateway, major, embed(), embed(), key=customer.key)
+    assert second["milliseconds"] < BACKOFF_MS
     assert_same(second["value"]["embedding"], vectors(["a"])[0])
     assert customer.money(gateway).spent == 4 * PICOS["first"]
+    # Had it come too early, there would be more refusals.
+    assert [row.status for row in customer.rows(gateway)] == [200, 429, 200]
 
 
 @ALL

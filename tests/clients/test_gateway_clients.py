@@ -11,8 +11,8 @@ import numpy as np
 import openai
 import pytest
 
-import quernel
 from quernel import errors
+from quernel.client import AsyncClient, Client, RetryPolicy
 from quernel.gateway import ledger
 from quernel.gateway.accounts import AccountSettings
 from quernel.gateway.keys import Scope
@@ -23,7 +23,7 @@ from quernel.server.app import create_app
 from quernel.server.config import ServerConfig
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
-from quernel.types import EmbeddingRequest, InputType, RerankRequest
+from quernel.types import EmbeddingRequest, InputType, RerankRequest, Truncate
 from tests.support.canaries import no_canaries
 from tests.support.customers import new_customer
 from tests.support.gateway import CATALOGUE, EMBEDDER, RERANKER, gateway, offer
@@ -125,6 +125,17 @@ def assert_same(embeddings, expected):
     np.testing.assert_array_equal(np.array(embeddings, np.float32), expected)
 
 
+def test_the_other_server_opens_to_the_gateways_key_alone(served):
+    customer = new_customer(served, providers=(VAULT,))
+    (vault,) = (one for one in served.parts.gateway.registry.providers if one.slug == VAULT)
+    for url, key in ((vault.base_url, customer.key), (served.url, VAULT_KEY)):
+        with openai.OpenAI(base_url=f"{url}/v1", api_key=key) as client, pytest.raises(openai.AuthenticationError):
+            client.embeddings.create(model=EMBEDDER, input="a")
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key=customer.key) as client:
+        assert client.embeddings.create(model=EMBEDDER, input="a").data
+    assert_billed(served, customer, VAULT, 2)
+
+
 # OpenAI
 
 
@@ -182,7 +193,7 @@ def test_openai_fields_of_quernel_reach_the_other_server(served, customer, clien
     reply = client.embeddings.create(
         model=EMBEDDER, input="word " * 600, extra_body={"truncate": "end", "instruction": "Find words"}
     )
-    expected = direct(["word " * 600], instruction="Find words", truncate=quernel.Truncate.END)
+    expected = direct(["word " * 600], instruction="Find words", truncate=Truncate.END)
     assert_same(rows_of(reply), expected.vectors)
     assert reply.truncated == [0]
     assert_billed(served, customer, slug, sum(expected.num_tokens))
@@ -482,13 +493,13 @@ class Waiting:
 
     def __getattr__(self, name):
         async def call(*arguments, **options):
-            async with quernel.AsyncClient(*self._arguments, **self._options) as client:
+            async with AsyncClient(*self._arguments, **self._options) as client:
                 return await getattr(client, name)(*arguments, **options)
 
         return lambda *arguments, **options: run(call(*arguments, **options))
 
 
-both = pytest.mark.parametrize("kind", [quernel.Client, Waiting])
+both = pytest.mark.parametrize("kind", [Client, Waiting])
 
 
 @both
@@ -554,7 +565,7 @@ OUR_ERRORS = {
 def test_our_client_s_errors_are_those_of_the_gateway(served, refusals, kind, name):
     key, arguments = refusals[name]
     model = arguments.get("model", EMBEDDER)
-    once = quernel.RetryPolicy(max_attempts=1)
+    once = RetryPolicy(max_attempts=1)
     with kind(served.url, api_key=key, retry=once) as client, pytest.raises(errors.QuernelError) as caught:
         client.embed(EmbeddingRequest(inputs=["a"], dimensions=arguments.get("dimensions")), model=model)
     assert type(caught.value) is OUR_ERRORS[name]
@@ -562,6 +573,6 @@ def test_our_client_s_errors_are_those_of_the_gateway(served, refusals, kind, na
 
 def test_our_client_tells_a_request_that_nobody_fits(served):
     customer = new_customer(served, zdr=True)
-    with quernel.Client(served.url, api_key=customer.key) as client, pytest.raises(errors.NoRouteError) as caught:
+    with Client(served.url, api_key=customer.key) as client, pytest.raises(errors.NoRouteError) as caught:
         client.embed_documents(["a"], model=EMBEDDER)
     assert "zero data retention" in caught.value.message

@@ -57,6 +57,15 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         yield server.url(EMPTY)
 
 
+@pytest.fixture
+def postgresql_url(migrated_postgres: Postgres) -> str:
+    """The URL of a PostgreSQL database with all tables and no rows."""
+    others = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{BOOKS}'"
+    migrated_postgres.execute(others)
+    migrated_postgres.execute(CLEAN, database=BOOKS)
+    return migrated_postgres.url(BOOKS)
+
+
 @pytest.fixture(params=KINDS)
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The URL of a database with all tables and no rows."""
@@ -65,15 +74,20 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(request.getfixturevalue("migrated_file"), file)
         yield f"sqlite:///{file}"
     else:
-        server = request.getfixturevalue("migrated_postgres")
-        server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{BOOKS}'")
-        server.execute(CLEAN, database=BOOKS)
-        yield server.url(BOOKS)
+        yield request.getfixturevalue("postgresql_url")
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     """A database with all tables and no rows, opened."""
     opened = Database(database_url)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def postgresql(postgresql_url: str) -> Iterator[Database]:
+    """A PostgreSQL database with all tables and no rows, opened."""
+    opened = Database(postgresql_url)
     yield opened
     opened.close()

@@ -1,6 +1,7 @@
 """Chat completions through the gateway, asked by OpenAI's own client: passed on as they are, billed exactly."""
 
 import json
+import logging
 import time
 from contextlib import ExitStack, contextmanager
 
@@ -76,24 +77,27 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path):
+def desk(tmp_path, caplog):
     """Opens gateways over providers with these scripts; each named provider costs the same."""
     with ExitStack() as stack:
 
         @contextmanager
-        def opened(*scripts, config=None, **offers):
+        def opened(*scripts, hedge=False, **offers):
             with ExitStack() as inner:
                 providers = [inner.enter_context(provider("openai", one)) for one in scripts]
                 tables = [
                     chats.offer(("acme", "beta", "gamma")[place], one.url, **offers)
                     for place, one in enumerate(providers)
                 ]
-                served = inner.enter_context(gateway(tmp_path, *tables, catalogue=chats.CATALOGUE))
+                served = inner.enter_context(gateway(tmp_path, *tables, catalogue=chats.CATALOGUE, hedge=hedge))
                 desk = Desk(served, providers)
                 inner.callback(desk.client.close)
                 yield desk
 
         yield lambda *scripts, **more: stack.enter_context(opened(*scripts, **more))
+    logged = [*caplog.get_records("call"), *caplog.records]
+    faults = [record.getMessage() for record in logged if record.levelno >= logging.ERROR]
+    assert not faults, "each request is written down once"
 
 
 def test_an_answer_is_passed_on_and_billed_by_the_providers_count(desk):
@@ -223,6 +227,21 @@ def test_a_stream_that_breaks_off_is_nobodys_else_and_costs_nothing(desk):
     assert (row["status"], row["code"], row["cost"], row["tokens"]) == (502, "provider_failed", 0, 0)
     assert found.health().last_failure is FailureKind.UNREACHABLE
     assert found.health().running == 0
+
+
+def test_a_stream_that_ends_before_its_answer_does_has_broken_off(desk):
+    found = desk([script.events(chats.chunk("Hel"), chats.chunk("lo"))])
+    with found.ask(stream=True) as stream, pytest.raises(openai.APIError, match="broke off"):
+        list(stream)
+    assert found.spent() == 0
+
+
+def test_no_two_providers_write_the_same_answer_at_once(desk):
+    found = desk([script.slow(0.3, chats.whole("Hello."))], [chats.whole("Hello.")], hedge=True)
+    for slug, seconds in (("acme", 0.001), ("beta", 1.0)):
+        found.health(slug).latency.observe(seconds, time.monotonic())
+    assert found.ask().choices[0].message.content == "Hello."
+    assert not found.providers[1].requests
 
 
 def test_an_error_in_the_middle_of_a_stream_ends_it_and_is_not_quoted(desk):

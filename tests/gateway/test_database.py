@@ -163,7 +163,31 @@ def test_a_loop_that_is_gone_does_not_stop_the_writer(database):
 
     asyncio.run(leave())
     gate.opened.set()
-    assert asyncio.run(database.write(mark("later"))) == "later"
+
+    async def come_later():
+        async with asyncio.timeout(20):
+            return await database.write(mark("later"))
+
+    assert asyncio.run(come_later()) == "later"
+
+
+def test_two_gateways_that_read_and_write_at_once_wait_for_each_other(database, database_url, caplog):
+    account = new_account(database, 10**6)
+    other = Database(database_url)
+
+    def buy(name):
+        wanted = hold_of(account, 3, name=name)
+        return lambda connection: ledger.hold(connection, wanted, now=NOW)
+
+    async def work():
+        names = [f"gen_{number}" for number in range(150)]
+        mine = [database.write(buy(f"{name}_a"), lock=account) for name in names]
+        await asyncio.gather(*mine, *(other.write(buy(f"{name}_b"), lock=account) for name in names))
+
+    asyncio.run(work())
+    other.close()
+    assert caplog.records == [], "nothing had to be tried again"
+    assert balance_of(database, account).held == 900
 
 
 def test_closing_writes_what_waits_and_refuses_what_comes_after(database):
@@ -256,10 +280,6 @@ def kill_connections(database):
     engine.dispose()
 
 
-def is_postgresql(database):
-    return database.engine.dialect.name == "postgresql"
-
-
 @pytest.fixture(params=["before", "after"])
 def broken_commits(database, monkeypatch, request):
     """Lets the second commit from now break the connection: before it is done, or after."""
@@ -305,32 +325,28 @@ def test_a_connection_that_breaks_at_the_commit_leaves_everything_done_once(data
     assert balance_of(database, account).available == 84
 
 
-def test_connections_that_the_server_closed_are_made_anew(database):
-    if not is_postgresql(database):
-        return
-    asyncio.run(in_one_group(database, *(mark(f"m{number}") for number in range(5))))
+def test_connections_that_the_server_closed_are_made_anew(postgresql):
+    asyncio.run(in_one_group(postgresql, *(mark(f"m{number}") for number in range(5))))
     for _ in range(3):
-        kill_connections(database)
-        assert asyncio.run(database.read(read_mark)) == 0
-        kill_connections(database)
-        outcomes = asyncio.run(in_one_group(database, mark("a"), refuse, mark("b")))
+        kill_connections(postgresql)
+        assert asyncio.run(postgresql.read(read_mark)) == 0
+        kill_connections(postgresql)
+        outcomes = asyncio.run(in_one_group(postgresql, mark("a"), refuse, mark("b")))
         assert [type(outcome) for outcome in outcomes] == [str, ConflictError, str]
 
 
-def test_a_connection_that_breaks_inside_a_group_hurts_nobody(database):
-    if not is_postgresql(database):
-        return
+def test_a_connection_that_breaks_inside_a_group_hurts_nobody(postgresql):
     broken = []
 
     def break_once(connection):
         if not broken:
             broken.append(True)
-            kill_connections(database)
+            kill_connections(postgresql)
         return mark("c")(connection)
 
-    outcomes = asyncio.run(in_one_group(database, mark("a"), mark("b"), break_once, mark("d")))
+    outcomes = asyncio.run(in_one_group(postgresql, mark("a"), mark("b"), break_once, mark("d")))
     assert outcomes == ["a", "b", "c", "d"]
-    assert marks(database) == dict.fromkeys("abcd", 1)
+    assert marks(postgresql) == dict.fromkeys("abcd", 1)
 
 
 def test_a_database_that_is_gone_fails_all_at_once_and_serves_again_when_it_is_back(database, monkeypatch):
@@ -359,23 +375,19 @@ async def in_failed_group(database):
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_what_cannot_succeed_is_not_tried_again(database, monkeypatch):
-    if not is_postgresql(database):
-        return
+def test_what_cannot_succeed_is_not_tried_again(postgresql, monkeypatch):
     waits = []
     monkeypatch.setattr(module.time, "sleep", waits.append)
     with pytest.raises(UnavailableError):
-        database.write_now(mark("name" * 20))
+        postgresql.write_now(mark("name" * 20))
     with pytest.raises(UnavailableError):
-        database.write_now(mark("\0"))
+        postgresql.write_now(mark("\0"))
     assert waits == []
 
 
-def test_two_that_lock_in_a_circle_both_succeed(database, database_url):
-    if not is_postgresql(database):
-        return
-    other = Database(database_url)
-    accounts = sorted(new_account(database, 10) for _ in range(2))
+def test_two_that_lock_in_a_circle_both_succeed(postgresql, postgresql_url):
+    other = Database(postgresql_url)
+    accounts = sorted(new_account(postgresql, 10) for _ in range(2))
     barrier = threading.Barrier(2, timeout=20)
     met = []
 
@@ -392,7 +404,7 @@ def test_two_that_lock_in_a_circle_both_succeed(database, database_url):
 
     async def work():
         return await asyncio.gather(
-            database.write(take(*accounts)),
+            postgresql.write(take(*accounts)),
             other.write(take(*reversed(accounts))),
         )
 
@@ -400,11 +412,9 @@ def test_two_that_lock_in_a_circle_both_succeed(database, database_url):
     other.close()
 
 
-def test_rows_that_name_an_account_are_written_while_it_is_locked(database, database_url):
-    if not is_postgresql(database):
-        return
-    account = new_account(database)
-    other = Database(database_url)
+def test_rows_that_name_an_account_are_written_while_it_is_locked(postgresql, postgresql_url):
+    account = new_account(postgresql)
+    other = Database(postgresql_url)
     row = {"account": account, "subject": "s", "role": "owner", "created": 0}
 
     def add(connection):
@@ -415,39 +425,41 @@ def test_rows_that_name_an_account_are_written_while_it_is_locked(database, data
         ledger.lock(connection, account)
         other.write_now(add)
 
-    database.write_now(operation)
-    assert len(rows_of(database, schema.members)) == 1
+    postgresql.write_now(operation)
+    assert len(rows_of(postgresql, schema.members)) == 1
     other.close()
 
 
-def test_sessions_do_not_wait_for_good(database):
-    if not is_postgresql(database):
-        return
-
+def test_sessions_do_not_wait_for_good(postgresql):
     def settings(connection):
         return [connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in module.POSTGRESQL_SESSION]
 
-    with database.engine.connect() as connection:
+    with postgresql.engine.connect() as connection:
         connection.rollback()
         assert settings(connection) == ["10s", "30s"]
 
 
+@pytest.mark.parametrize(("durability", "level"), [(None, 1), ("process", 1), ("power", 2)])
+def test_sqlite_flushes_at_each_commit_only_where_that_was_asked_for(tmp_path, durability, level):
+    engine = open_engine(f"sqlite:///{tmp_path}/books.db", durability)
+    with engine.connect() as connection:
+        found = {
+            name: connection.execute(sa.text(f"PRAGMA {name}")).scalar_one()
+            for name in ("synchronous", "journal_mode", "foreign_keys")
+        }
+    assert found == {"synchronous": level, "journal_mode": "wal", "foreign_keys": 1}
+    engine.dispose()
+
+
 @pytest.mark.parametrize(
-    ("durability", "sqlite", "postgresql"), [(None, 1, "off"), ("process", 1, "off"), ("power", 2, "off")]
+    ("durability", "source"), [(None, "command line"), ("process", "session"), ("power", "command line")]
 )
-def test_durability_is_what_was_asked_for(database, database_url, durability, sqlite, postgresql):
-    engine = open_engine(database_url, durability)
+def test_postgresql_flushes_as_it_is_set_up_unless_less_was_asked_for(postgresql_url, durability, source):
+    engine = open_engine(postgresql_url, durability)
     with engine.connect() as connection:
         connection.rollback()
-        if is_postgresql(database):
-            # The server of the tests has it off already; what matters is whether the session says so.
-            source = "SELECT source FROM pg_settings WHERE name = 'synchronous_commit'"
-            said = connection.execute(sa.text(source)).scalar_one()
-            assert said == ("session" if durability == "process" else "command line")
-        else:
-            assert connection.execute(sa.text("PRAGMA synchronous")).scalar_one() == sqlite
-            assert connection.execute(sa.text("PRAGMA journal_mode")).scalar_one() == "wal"
-            assert connection.execute(sa.text("PRAGMA foreign_keys")).scalar_one() == 1
+        found = connection.execute(sa.text("SELECT source FROM pg_settings WHERE name = 'synchronous_commit'"))
+        assert found.scalar_one() == source
     engine.dispose()
 
 

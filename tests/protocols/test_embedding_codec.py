@@ -1,4 +1,5 @@
 import base64
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from quernel.errors import EmptyInputError, InternalError, InvalidRequestError, TokenIdRangeError
-from quernel.protocols.fields import MAX_INPUTS, RequestBody
+from quernel.protocols.fields import MAX_INPUTS, RequestBody, RoutingFields
 from quernel.protocols.openai import (
     EmbeddingBody,
     EmbeddingCall,
@@ -269,11 +270,17 @@ def test_broken_json_says_where(broken, says):
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["user", "metadata", "priority", "request_id"])
+@pytest.mark.parametrize("name", ["metadata", "priority", "request_id"])
 def test_fields_that_clients_send_and_that_mean_nothing_here_are_ignored(name):
     plain = decode_embedding_request(body(input="a"))
     for value in ("x", 3, {"a": [1]}, None):
         assert decode_embedding_request(body(input="a", **{name: value})) == plain
+
+
+def test_what_is_said_to_a_gateway_is_kept_for_one_and_read_by_no_other():
+    call = decode_embedding_request(body(input="a", user="u", provider=3, providerOptions="x"))
+    assert (call.routing.user, call.routing.provider, call.routing.provider_options) == ("u", 3, "x")
+    assert replace(call, routing=RoutingFields()) == decode_embedding_request(body(input="a"))
 
 
 @pytest.mark.parametrize("name", ["truncate", "truncate_sequence"])
@@ -293,7 +300,7 @@ def test_truncate_may_be_a_word_or_a_boolean_under_either_name(name, value, mean
 
 
 def test_null_is_the_same_as_leaving_a_field_out():
-    optional = [field.name for field in msgspec.structs.fields(EmbeddingBody) if field.name != "input"]
+    optional = [field.encode_name for field in msgspec.structs.fields(EmbeddingBody) if field.name != "input"]
     assert decode_embedding_request(body(input="a", **dict.fromkeys(optional))) == decode_embedding_request(
         body(input="a")
     )
@@ -347,5 +354,5 @@ def test_models_that_take_no_requests_are_listed_but_not_offered():
 
 def test_every_field_of_a_request_is_described():
     schema = msgspec.json.schema_components([EmbeddingBody])[1]["EmbeddingBody"]["properties"]
-    assert set(RequestBody.__struct_fields__) < set(schema)
+    assert set(RequestBody.__struct_encode_fields__) < set(schema)
     assert [name for name, field in schema.items() if not field.get("description")] == []

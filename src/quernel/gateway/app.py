@@ -1,5 +1,6 @@
 """The gateway as an application: books and providers in, ASGI out."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -33,6 +34,7 @@ from quernel.server.middleware import (
 )
 from quernel.server.models import ModelTable
 from quernel.server.openapi import build_openapi
+from quernel.server.tracing import open_traces
 
 CATALOGUE = "/v1/models"
 """What anyone may look at without a key, with all below it."""
@@ -54,7 +56,12 @@ def create_gateway_app(
     """
     config = config or ServerConfig()
     metrics = Metrics(ModelTable(parts.local.values()))
-    observers: list[Observer] = [metrics.observe, *([log_exchange] if config.access_log else [])]
+    traces = None if config.otlp_endpoint is None else open_traces(config.otlp_endpoint)
+    observers: list[Observer] = [metrics.observe]
+    if config.access_log:
+        observers.append(log_exchange)
+    if traces is not None:
+        observers.append(traces.observe)
     demo = Demo(parts)
     upkeep = Upkeep(parts)
 
@@ -78,6 +85,8 @@ def create_gateway_app(
             on_start()
             yield
         await parts.close()
+        if traces is not None:
+            await asyncio.to_thread(traces.shut_down)
 
     app = Starlette(
         routes=[route("GET", "/", root), *(route(one.method, one.path, one.handler) for one in GATEWAY_ENDPOINTS)],

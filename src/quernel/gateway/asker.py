@@ -4,12 +4,12 @@ The wire formats are the server's; here stands what they share in a gateway.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
+import orjson
 from starlette.requests import Request
 
 from quernel.errors import ForeignTokenIdsError, InvalidRequestError, ModelNotFoundError
@@ -117,7 +117,7 @@ class RoutedAsker:
         return found.name
 
     def _served(self, kind: GatewayKind) -> list[GatewayModel]:
-        offered = {model.name: model for _, _, model in self._gateway.registry.offered()}
+        offered = {model.name for provider, _, model in self._gateway.registry.offered() if provider.enabled}
         return [model for model in self._gateway.registry.models if model.name in offered and model.kind is kind]
 
     def _read_token_ids(self, asked: EmbeddingRequest, name: str) -> EmbeddingRequest:
@@ -155,7 +155,7 @@ def ask_of(request: Request, options: ProviderOptions | None = None, *, number: 
         found = replace(found, tags=(*found.tags, *(tag.strip() for tag in tags.decode("latin-1").split(","))))
     key = header(request.scope, IDEMPOTENCY_HEADER)
     ask = Ask(principal=principal, options=found, started=exchange.started)
-    if key is not None:
+    if key:
         ask.idempotency_key = key.decode("latin-1") + ("" if number is None else f"#{number}")
         ask.fingerprint = _fingerprint(request)
     exchange.reply_headers[GENERATION_HEADER] = ask.generation
@@ -175,8 +175,8 @@ def _options_of_header(request: Request) -> ProviderOptions:
     if content is None:
         return ProviderOptions()
     try:
-        said = json.loads(content)
-    except ValueError as error:
+        said = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"The header {ROUTING_HEADER} is no JSON.", param=ROUTING_HEADER) from error
     return RoutingFields(provider_options={"gateway": said}).decode()
 

@@ -177,6 +177,7 @@ async def generation(request: Request, body: bytes) -> Response:
         latency_seconds=row.upstream_milliseconds / 1000,
         generation_seconds=row.milliseconds / 1000,
         num_tokens=row.tokens,
+        num_output_tokens=row.output_tokens,
         is_byok=row.byok,
         upstream_inference_cost=format_dollars(row.upstream_cost if row.byok else 0),
         market_cost=format_dollars(row.upstream_cost),
@@ -212,6 +213,7 @@ async def spend_report(request: Request, body: bytes) -> Response:
             total_cost=format_dollars(line.cost),
             market_cost=format_dollars(line.upstream_cost),
             num_tokens=line.tokens,
+            num_output_tokens=line.output_tokens,
             num_requests=line.requests,
         )
         for line in lines

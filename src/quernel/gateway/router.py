@@ -213,7 +213,7 @@ def _place(candidate: Candidate, demands: Demands, sort: Sort, now: float) -> tu
     slug = candidate.provider.slug
     ordered = demands.order.index(slug) if slug in demands.order else len(demands.order)
     price = candidate.price
-    cost = (price.token * max(demands.tokens, 1) + price.request, price.document)
+    cost = (price.token * max(demands.tokens, 1) + price.request, price.document, price.output_token)
     latency = candidate.health.latency.quantile(0.5)
     throughput = candidate.health.throughput.quantile(0.5)
     # What has never been asked comes first once, so that something becomes known of it.

@@ -18,6 +18,7 @@ from quernel.gateway.usage import TAG_SEPARATOR, Usage
 from quernel.gateway.windows import Used
 from quernel.protocols.gateway_admin import (
     AccountEntry,
+    AttemptEntry,
     AuditEntry,
     BalanceEntry,
     ConditionEntry,
@@ -191,7 +192,7 @@ def show_request(row: Usage) -> RequestEntry:
         price=row.price,
         milliseconds=round(row.milliseconds, 3),
         upstream_milliseconds=round(row.upstream_milliseconds, 3),
-        attempts=list(row.attempts),
+        attempts=[AttemptEntry(**attempt) for attempt in row.attempts],
         byok=row.byok,
         credential=row.credential,
     )

@@ -130,7 +130,8 @@ class GenerationInfo:
         latency_seconds: Until the provider began to answer.
         generation_seconds: Until it had answered.
         num_tokens: Tokens that were read.
-        num_cached_tokens: Of these, those that a cache spared.
+        num_output_tokens: Tokens that were written.
+        num_cached_tokens: Of those that were read, those that a cache spared.
         is_byok: Whether the caller's own credentials were used.
         upstream_inference_cost: What the provider charges the caller for it, with the caller's own credentials.
         market_cost: What it costs at the provider's list price.
@@ -146,6 +147,7 @@ class GenerationInfo:
     latency_seconds: float
     generation_seconds: float
     num_tokens: int
+    num_output_tokens: int = 0
     num_cached_tokens: int = 0
     is_byok: bool = False
     upstream_inference_cost: str = NO_PRICE
@@ -155,7 +157,7 @@ class GenerationInfo:
 
 
 class GatewayGeneration(Struct, kw_only=True, omit_defaults=True):
-    """One answered request. These models read and do not write, so what is about writing is nothing."""
+    """One answered request. What embedding models and rerankers do not do, such as to think, is nothing."""
 
     id: str
     total_cost: Annotated[float, Meta(description="USD.")]
@@ -205,7 +207,7 @@ def encode_generation(info: GenerationInfo) -> bytes:
                 latency=round(info.latency_seconds * MILLISECONDS, 3),
                 generation_time=round(info.generation_seconds * MILLISECONDS, 3),
                 native_tokens_prompt=info.num_tokens,
-                native_tokens_completion=0,
+                native_tokens_completion=info.num_output_tokens,
                 native_tokens_reasoning=0,
                 native_tokens_cached=info.num_cached_tokens,
                 native_tokens_cache_creation=0,
@@ -321,7 +323,8 @@ class ReportRow:
         total_cost: What was spent, in USD as decimal text.
         market_cost: What it costs at the providers' list prices.
         num_tokens: Tokens that were read.
-        num_cached_tokens: Of these, those that a cache spared.
+        num_output_tokens: Tokens that were written.
+        num_cached_tokens: Of those that were read, those that a cache spared.
         num_requests: How many there were.
     """
 
@@ -331,6 +334,7 @@ class ReportRow:
     total_cost: str
     market_cost: str | None = None
     num_tokens: int
+    num_output_tokens: int = 0
     num_cached_tokens: int = 0
     num_requests: int
 
@@ -348,6 +352,7 @@ class GatewayReportRow(Struct, kw_only=True, omit_defaults=True):
     total_cost: Annotated[float, Meta(description="USD.")]
     market_cost: Annotated[float | None, Meta(description="USD at the providers' list prices.")] = None
     input_tokens: int
+    output_tokens: int = 0
     cached_input_tokens: int
     request_count: int
 
@@ -368,6 +373,7 @@ def _row(row: ReportRow) -> GatewayReportRow:
         total_cost=float(row.total_cost),
         market_cost=_number(row.market_cost),
         input_tokens=row.num_tokens,
+        output_tokens=row.num_output_tokens,
         cached_input_tokens=row.num_cached_tokens,
         request_count=row.num_requests,
     )

@@ -75,7 +75,7 @@ class ChatUsage(Struct, kw_only=True, frozen=True):
 class ChatReplyBody(Struct, kw_only=True):
     """Answers, as the provider wrote them."""
 
-    choices: list[Any]
+    choices: list[dict[str, Any]]
     usage: ChatUsage | None = None
     id: str = ""
     object: Literal["chat.completion"] = "chat.completion"

@@ -398,6 +398,16 @@ class RequestQuery(PageQuery, kw_only=True, forbid_unknown_fields=True):
     end: Annotated[Moment | None, Meta(description="Until when, itself not in it.")] = None
 
 
+class AttemptEntry(Struct, kw_only=True, omit_defaults=True):
+    """One time that a provider was asked."""
+
+    provider: str
+    model: str
+    outcome: Annotated[str, Meta(description="`ok`, `abandoned`, or how it failed.")]
+    ms: Annotated[float, Meta(description="How long it took.")]
+    status: Annotated[int | None, Meta(description="What it answered, where that was a failure.")] = None
+
+
 class RequestEntry(Struct, kw_only=True):
     """A request: how much, by whom, where and at what price. What was asked and answered is kept nowhere."""
 
@@ -421,7 +431,7 @@ class RequestEntry(Struct, kw_only=True):
     price: Annotated[int, Meta(description="The row of the price table.")]
     milliseconds: float
     upstream_milliseconds: float
-    attempts: Annotated[list[Any], Meta(description="Who was asked, and what came of it.")]
+    attempts: Annotated[list[AttemptEntry], Meta(description="Who was asked, in the order in which they ended.")]
     byok: Annotated[bool, Meta(description="Whether the customer's own key to the provider was used.")]
     credential: str
 

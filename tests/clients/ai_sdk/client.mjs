@@ -1,12 +1,13 @@
 // Asks a gateway with the AI SDK, and prints what came of each call.
 //
-// Standard input: {"baseURL", "apiKey", "calls": [{"call": "embed", "model": "...", ...}, ...]}; a call may have an
-// `apiKey` of its own, or an `oidcToken` that stands in the environment instead of a key, and `byName: true` to name its
-// model by a text alone, as the SDK's users do; `generationOf: 0` instead of an `id` means the generation of the first
-// call. Other fields are the call's arguments. Standard output: a list with {"value": ...} or {"error": ...} for each
-// call, in their order, with the milliseconds that it took and the warnings that the SDK would have shown.
+// Standard input, a line for each question: {"baseURL", "apiKey", "calls": [{"call": "embed", "model": "...", ...}, ...]}.
+// A call may have an `apiKey` of its own, or an `oidcToken` that stands in the environment instead of a key, and `byName:
+// true` to name its model by a text alone, as the SDK's users do; `generationOf: 0` instead of an `id` means the
+// generation of the first call. Other fields are the call's arguments. Standard output, a line for each question: a list
+// with {"value": ...} or {"error": ...} for each call, in their order, with the milliseconds that it took and the
+// warnings that the SDK would have shown.
 
-import { readFileSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 
 const embeddingModel = (gateway, { model, byName }) => (byName ? model : gateway.textEmbeddingModel(model));
 
@@ -50,10 +51,8 @@ function describe(error) {
   return { name, type, statusCode, message, modelId, ruleId, generationId, isRetryable, attempts };
 }
 
-export async function run(ai, createGateway) {
-  const { baseURL, apiKey, calls } = JSON.parse(readFileSync(0, 'utf8'));
+async function answer(ai, createGateway, { baseURL, apiKey, calls }) {
   const outcomes = [];
-  delete process.env.AI_GATEWAY_API_KEY;
   for (const { call, apiKey: ownKey, oidcToken, ...rest } of calls) {
     if (oidcToken) process.env.VERCEL_OIDC_TOKEN = oidcToken;
     const gateway = createGateway(oidcToken ? { baseURL } : { baseURL, apiKey: ownKey ?? apiKey });
@@ -67,5 +66,12 @@ export async function run(ai, createGateway) {
     );
     outcomes.push({ ...outcome, shown, milliseconds: performance.now() - start });
   }
-  console.log(JSON.stringify(outcomes));
+  return outcomes;
+}
+
+export async function run(ai, createGateway) {
+  delete process.env.AI_GATEWAY_API_KEY;
+  for await (const line of createInterface({ input: process.stdin })) {
+    console.log(JSON.stringify(await answer(ai, createGateway, JSON.parse(line))));
+  }
 }
