@@ -104,7 +104,9 @@ def test_the_last_one_is_asked_again_where_that_can_help():
     answer, waits = ask(script, candidates("a"))
     assert answer.value == "a"
     assert script.asked == ["a"] * 3
-    assert len(waits) == 2 and 0 <= waits[0] <= 0.1 and 0 <= waits[1] <= 0.2
+    first, second = waits
+    assert 0 <= first <= 0.1
+    assert 0 <= second <= 0.2
 
 
 def test_it_is_not_asked_again_where_that_cannot_help():

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support import provider as steps
+from tests.support.gateway import DIMENSIONS, EMBEDDER, RERANKER, gateway, offer
+from tests.support.provider import provider
 
 from quernel.gateway import ledger, usage
 from quernel.gateway.money import format_dollars
 from quernel.testing import FakeEmbeddingModel
 from quernel.types import EmbeddingRequest
-from tests.support import provider as steps
-from tests.support.gateway import DIMENSIONS, EMBEDDER, RERANKER, gateway, offer
-from tests.support.provider import provider
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "gateway.md"
 
@@ -170,6 +170,42 @@ def test_rerank_is_billed_by_document_and_falls_back_too(tmp_path):
             (row,) = rows_of(served)
             assert row.documents == 3
             assert money_of(served) == row.cost == 3 * 20_000_000_000 + row.tokens * PICOS["second"]
+
+
+def test_a_customers_wrong_key_pauses_a_provider_for_that_customer_alone(tmp_path):
+    with (
+        provider("openai", [steps.failing(401)] * 3) as first,
+        gateway(tmp_path, offer("first", first.url, byok=True)) as served,
+    ):
+        own = {"providerOptions": {"gateway": {"byok": {"first": [{"apiKey": "wrong"}]}}}}
+        for _ in range(3):
+            assert served.embed(*TEXTS, **own).status_code == 502
+        assert served.embed(*TEXTS, **own).status_code == 503
+        assert served.embed(*TEXTS).status_code == 200
+        assert money_of(served) == TOKENS * PICOS["first"]
+
+
+@pytest.mark.parametrize(("script", "status"), [([], 200), ([steps.ok, *[steps.one_less] * 9], 502)])
+def test_several_questions_of_a_request_are_answered_and_charged_together_or_not_at_all(script, status, tmp_path):
+    with (
+        provider("jina", script) as first,
+        gateway(tmp_path, offer("first", first.url, format="jina", models=(RERANKER,))) as served,
+    ):
+        body = {"model": RERANKER, "queries": ["one", "two"], "documents": ["one two", "three"]}
+        reply = served.http.post("/v1/score", json=body)
+        assert reply.status_code == status, reply.text
+        (row,) = rows_of(served)
+        assert money_of(served) == row.cost == (0 if status == 502 else 2 * 10_000_000_000 + row.tokens * 10_000_000)
+
+
+def test_a_request_whose_time_is_over_is_written_down_as_such(tmp_path):
+    with provider("openai", [steps.slow(5)]) as first, gateway(tmp_path, offer("first", first.url)) as served:
+        body = {"model": EMBEDDER, "input": TEXTS}
+        reply = served.http.post("/v1/embeddings", json=body, headers={"x-quernel-timeout": "0.1"})
+        assert reply.status_code == 504
+        assert money_of(served) == 0
+        (row,) = rows_of(served)
+        assert (row.status, row.code) == (504, "deadline_exceeded")
 
 
 def test_the_guide_has_a_row_for_every_fault():

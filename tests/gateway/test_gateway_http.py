@@ -479,11 +479,10 @@ def test_questions_of_one_request_are_billed_together(served):
     body = {"model": RERANKER, "text_1": ["one", "two"], "text_2": ["one", "three"]}
     reply = post(served, customer, body, "/v1/score")
     assert reply.status_code == 200, reply.text
-    rows = customer.rows(served)
-    assert len(rows) == 2
-    spent = customer.money(served).spent
-    assert sum(row.cost for row in rows) == spent
-    assert reply.headers["x-quernel-cost"] == format_dollars(spent)
+    (row,) = customer.rows(served)
+    assert row.documents == 2
+    assert row.cost == customer.money(served).spent > 0
+    assert reply.headers["x-quernel-cost"] == format_dollars(row.cost)
 
 
 # Visitors without a key

@@ -11,6 +11,7 @@ from quernel.gateway.config import GatewayConfig
 from quernel.gateway.opening import Parts, Tables, open_gateway
 from quernel.server.config import ServerConfig
 from quernel.server.serve import running
+from tests.support.canaries import no_canaries
 
 EMBEDDER, RERANKER = "fake/embedding", "fake/reranker"
 DIMENSIONS, MAX_TOKENS = 64, 512
@@ -69,7 +70,9 @@ def offer(slug, url, *, format="openai", price="10", models=(EMBEDDER,), **more)
 
 
 @contextmanager
-def gateway(folder, *providers, local=None, catalogue=CATALOGUE, issuers=(), database=None, environment=None, **settings):
+def gateway(
+    folder, *providers, local=None, catalogue=CATALOGUE, issuers=(), database=None, environment=None, **settings
+):
     """A gateway with these providers, on SQLite in that folder."""
     parts = open_gateway(
         GatewayConfig(**settings),
@@ -81,6 +84,7 @@ def gateway(folder, *providers, local=None, catalogue=CATALOGUE, issuers=(), dat
     app = create_gateway_app(parts, config=ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False))
     key = parts.first_key or ""
     with (
+        no_canaries(),
         running(app, ServerConfig(port=0, shutdown_grace_seconds=1)) as url,
         httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as http,
     ):

@@ -5,6 +5,7 @@ The wire formats are the server's; here stands what they share in a gateway.
 
 import hashlib
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -31,7 +32,7 @@ from quernel.server.inference import (
     INSTRUCTION_HEADER,
     complete_embedding,
     complete_rerank,
-    gather,
+    time_left,
     until_done,
 )
 from quernel.server.middleware import header
@@ -92,16 +93,10 @@ class RoutedAsker:
         """What a provider of that reranker says to each of these requests. Errors as `Asker`."""
         complete = complete_rerank(request, asked)
         chosen = self._name(name, GatewayKind.RERANKER)
-        works = []
-        for number, one in enumerate(complete):
-            ask = ask_of(request, number=number if len(complete) > 1 else None)
-            works.append(self._gateway.rerank(ask, chosen, one))
-        billed = await until_done(request, gather(works))
-        exchange = exchange_of(request)
-        for answer in billed:
-            note(exchange, answer.receipt, answer.result)
-        exchange.reply_headers[COST_HEADER] = format_dollars(sum(answer.receipt.cost for answer in billed))
-        return [answer.result for answer in billed]
+        billed = await until_done(request, self._gateway.rerank(ask_of(request), chosen, *complete))
+        for result in billed.result:
+            note(exchange_of(request), billed.receipt, result)
+        return list(billed.result)
 
     def device(self, name: str) -> str:
         """Where a model computes: with a provider."""
@@ -132,13 +127,12 @@ class RoutedAsker:
         return read_token_ids(asked, cast("EmbeddingModel", local), self._token_ids)
 
 
-def ask_of(request: Request, options: ProviderOptions | None = None, *, number: int | None = None) -> Ask:
+def ask_of(request: Request, options: ProviderOptions | None = None) -> Ask:
     """What the gateway is told of a request, besides its texts.
 
     Args:
         request: The request.
         options: Where its body says that it may go, if that was read already.
-        number: Which of several questions in it.
 
     Raises:
         PermissionDeniedError: The key may not ask models.
@@ -154,9 +148,11 @@ def ask_of(request: Request, options: ProviderOptions | None = None, *, number: 
     if tags is not None:
         found = replace(found, tags=(*found.tags, *(tag.strip() for tag in tags.decode("latin-1").split(","))))
     key = header(request.scope, IDEMPOTENCY_HEADER)
-    ask = Ask(principal=principal, options=found, started=exchange.started)
+    seconds = time_left(request)
+    expires = None if seconds is None else time.perf_counter() + seconds
+    ask = Ask(principal=principal, options=found, started=exchange.started, expires=expires)
     if key:
-        ask.idempotency_key = key.decode("latin-1") + ("" if number is None else f"#{number}")
+        ask.idempotency_key = key.decode("latin-1")
         ask.fingerprint = _fingerprint(request)
     exchange.reply_headers[GENERATION_HEADER] = ask.generation
     return ask

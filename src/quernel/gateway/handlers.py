@@ -84,9 +84,10 @@ async def sdk_rerank(request: Request, body: bytes, *, version: Version) -> Resp
     except ModelNotFoundError as error:
         raise _naming(error, gateway, GatewayKind.RERANKER, (call.model, *call.options.models)) from error
     exchange = exchange_of(request)
-    note(exchange, billed.receipt, billed.result)
+    (ranking,) = billed.result
+    note(exchange, billed.receipt, ranking)
     reply = ai_gateway.encode_reranking_reply(
-        billed.result, version=version, warnings=call.warnings, metadata=exchange.reply_metadata
+        ranking, version=version, warnings=call.warnings, metadata=exchange.reply_metadata
     )
     return answer(request, reply)
 

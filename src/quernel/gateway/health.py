@@ -4,7 +4,6 @@ Nothing here does anything by itself: whoever asks a provider tells what came of
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -210,14 +209,22 @@ class Condition:
 
 
 class HealthTable:
-    """The health of every model at every provider."""
+    """The health of every model at every provider.
 
-    def __init__(self) -> None:
+    Args:
+        shared: Where it is known whether a provider's vectors are those of the model; by default here.
+    """
+
+    def __init__(self, shared: "HealthTable | None" = None) -> None:
+        self._shared = shared
         self._table: dict[tuple[str, str, str], Health] = {}
 
     def of(self, provider: str, model: str, weights: str) -> Health:
         """That of one."""
-        return self._table.setdefault((provider, model.lower(), weights), Health())
+        health = self._table.setdefault((provider, model.lower(), weights), Health())
+        if self._shared is not None:
+            health.drifted = self._shared.of(provider, model, weights).drifted
+        return health
 
     def condition(self, provider: str, model: str, weights: str, now: float) -> Condition:
         """What is shown of one."""
@@ -234,10 +241,3 @@ class HealthTable:
             canary_cosine=health.canary_cosine,
             last_failure=health.last_failure,
         )
-
-    def running_at(self, provider: str) -> int:
-        """Requests that a provider is answering for us, of all its models."""
-        return sum(health.running for (slug, _, _), health in self._items() if slug == provider)
-
-    def _items(self) -> Iterator[tuple[tuple[str, str, str], Health]]:
-        yield from self._table.items()

@@ -15,11 +15,12 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from sqlalchemy.engine import Connection
 
 from quernel.errors import (
+    DeadlineExceededError,
     InternalError,
     InvalidDimensionsError,
     PermissionDeniedError,
@@ -49,6 +50,7 @@ from quernel.gateway.upstream import Secret
 from quernel.gateway.usage import Usage, join_tags
 from quernel.protocols.chat import DONE, ChatCall
 from quernel.protocols.provider_options import ProviderOptions
+from quernel.server.inference import gather
 from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult, check_dimensions
 
 logger = logging.getLogger("quernel.gateway")
@@ -61,10 +63,16 @@ T = TypeVar("T")
 A = TypeVar("A")
 """What comes of it."""
 
+Replies: TypeAlias = tuple[Reply[R], ...]
+"""What a provider said to each question of a request: vectors to its texts, an order to each query."""
+
 CLIENT_CLOSED = 499
 """The status of a request whose client hung up."""
 
 CLIENT_CLOSED_CODE = "client_closed"
+
+MOST_OWN = 1_000
+"""Accounts with keys of their own to providers whose health is kept, those that asked last."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -75,6 +83,7 @@ class Ask:
         principal: Who asks.
         options: Where it may go, and for whom it is.
         generation: The id that it is written down under.
+        expires: When its time is over, by the same clock; `None` for never.
         idempotency_key: The caller's name for it; `None` where it has none.
         fingerprint: A digest of it, for the idempotency key.
         started: When it came, by `time.perf_counter`.
@@ -84,6 +93,7 @@ class Ask:
     principal: Principal
     options: ProviderOptions = field(default_factory=ProviderOptions)
     generation: str = field(default_factory=lambda: new_id("gen"))
+    expires: float | None = None
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     started: float = field(default_factory=time.perf_counter)
@@ -156,7 +166,7 @@ class _Plan(Generic[T]):
     """What a request to one model is, at most: what it reads, and what it writes."""
 
     model: GatewayModel
-    request: EmbeddingRequest | RerankRequest | ChatCall
+    request: tuple[EmbeddingRequest | RerankRequest, ...] | ChatCall
     tokens: int
     output_tokens: int = 0
     documents: int = 0
@@ -225,6 +235,8 @@ class Gateway:
         self._clock = clock
         self._capture = capture
         self._writing: set[asyncio.Task[None]] = set()
+        self._own: dict[str, HealthTable] = {}
+        self._miscounting: set[tuple[str, str]] = set()
 
     async def embed(self, ask: Ask, name: str, request: EmbeddingRequest) -> Billed[EmbeddingResult]:
         """Vectors of a model for texts, and what they cost.
@@ -233,25 +245,25 @@ class Gateway:
             QuernelError: They cannot be had; nothing is charged.
         """
 
-        async def plan(name: str) -> _Plan[Reply[EmbeddingResult]]:
+        async def plan(name: str) -> _Plan[Replies[EmbeddingResult]]:
             model = self._model(ask.principal, name, GatewayKind.EMBEDDING)
-            assert model.dimensions is not None, "embedding models have"
             _check_length(request.dimensions, model)
             tokens = await count_beside(model.counter, request)
-            return _Plan(model=model, request=request, tokens=tokens, items=len(request.inputs), operation="embed")
+            return _Plan(model=model, request=(request,), tokens=tokens, items=len(request.inputs), operation="embed")
 
-        return await self._serve(ask, name, plan, self._settle_reply)
+        billed = await self._serve(ask, name, plan, self._settle_replies)
+        return Billed(billed.result[0], billed.receipt)
 
-    async def rerank(self, ask: Ask, name: str, request: RerankRequest) -> Billed[RerankResult]:
-        """The order of documents by a model, and what it costs. Errors as `embed`."""
+    async def rerank(self, ask: Ask, name: str, *requests: RerankRequest) -> Billed[tuple[RerankResult, ...]]:
+        """The order of each query's documents by a model, and what they cost together. Errors as `embed`."""
 
-        async def plan(name: str) -> _Plan[Reply[RerankResult]]:
+        async def plan(name: str) -> _Plan[Replies[RerankResult]]:
             model = self._model(ask.principal, name, GatewayKind.RERANKER)
-            tokens = await count_beside(model.counter, request)
-            count = len(request.documents)
-            return _Plan(model=model, request=request, tokens=tokens, documents=count, items=count, operation="rerank")
+            tokens = sum([await count_beside(model.counter, request) for request in requests])
+            count = sum(len(request.documents) for request in requests)
+            return _Plan(model=model, request=requests, tokens=tokens, documents=count, items=count, operation="rerank")
 
-        return await self._serve(ask, name, plan, self._settle_reply)
+        return await self._serve(ask, name, plan, self._settle_replies)
 
     async def chat(self, ask: Ask, name: str, call: ChatCall) -> Billed[ChatReply]:
         """The answer of a chat model, and what it costs. Errors as `embed`."""
@@ -286,9 +298,8 @@ class Gateway:
         return bool(self._writing)
 
     async def drain(self) -> None:
-        """Wait until all that is to be written down is."""
-        while self._writing:
-            await asyncio.gather(*self._writing, return_exceptions=True)
+        """Wait until all is written down that is to be at this moment."""
+        await asyncio.gather(*self._writing, return_exceptions=True)
 
     async def _serve(
         self,
@@ -322,7 +333,7 @@ class Gateway:
             plan.model.name,
             self.registry.providers,
             replace(demands, only=tuple(keys)) if keys and not demands.only else demands,
-            self.health,
+            self._own_health(ask.principal.account.id) if keys else self.health,
             now=self._clock(),
             now_ms=now_ms(),
             refuses=lambda provider, offer: self._refuses(provider, offer, plan.request),
@@ -367,7 +378,7 @@ class Gateway:
     def _demands(self, ask: Ask, plan: _Plan[Any]) -> Demands:
         options, account, key = ask.options, ask.principal.account.settings, ask.principal.settings
         allowed = [frozenset(names) for names in (account.providers, key.providers) if names]
-        request = plan.request
+        questions = plan.request if isinstance(plan.request, tuple) else ()
         price = None if options.max_price is None else from_decimal(options.max_price) // MILLION
         return Demands(
             order=options.order,
@@ -384,20 +395,37 @@ class Gateway:
             not_quantizations=options.not_quantizations,
             max_token_price=price,
             tokens=plan.tokens if plan.items == 1 and plan.model.counter.is_exact else 0,
-            dimensions=request.dimensions if isinstance(request, EmbeddingRequest) else None,
+            dimensions=next((one.dimensions for one in questions if isinstance(one, EmbeddingRequest)), None),
             allow_fallbacks=options.allow_fallbacks,
         )
 
+    def _own_health(self, account: str) -> HealthTable:
+        """How providers are doing with an account's own keys, which says nothing of how they do with ours."""
+        table = self._own.pop(account, None) or HealthTable(self.health)
+        self._own[account] = table
+        if len(self._own) > MOST_OWN:
+            del self._own[next(iter(self._own))]
+        return table
+
     def _refuses(self, provider: Provider, offer: Offer, request: object) -> str | None:
+        questions = request if isinstance(request, tuple) else (request,)
         try:
-            return self.registry.upstream(provider, offer).refuses(request)
+            upstream = self.registry.upstream(provider, offer)
+            reasons = (upstream.refuses(question) for question in questions)
+            return next((reason for reason in reasons if reason is not None), None)
         except QuernelError as error:
             return f"it cannot be used as it is configured ({error.message})"
 
     async def _call(self, candidate: Candidate, plan: _Plan[T], keys: Mapping[str, Secret]) -> T:
         upstream = self.registry.upstream(candidate.provider, candidate.offer, keys.get(candidate.provider.slug))
-        answer: T = await upstream.answer(plan.request)
-        return answer
+        answer: Any
+        if not isinstance(plan.request, tuple):
+            answer = await upstream.answer(plan.request)
+        elif len(plan.request) == 1:
+            answer = (await upstream.answer(plan.request[0]),)
+        else:
+            answer = tuple(await gather([upstream.answer(question) for question in plan.request]))
+        return cast("T", answer)
 
     async def _hold(self, ask: Ask, plan: _Plan[Any], amount: Picos, held: "_Held") -> Admission:
         """Reserve what a request costs at most; `held` says what was, even to a caller that was cancelled meanwhile."""
@@ -426,21 +454,23 @@ class Gateway:
         held.may_be = True
         return await self.database.write(operation, lock=wanted.account)
 
-    async def _settle_reply(self, served: Served[Reply[R]]) -> Billed[R]:
-        plan, reply = served.plan, served.answer.value
-        counted = reply.reported_tokens
+    async def _settle_replies(self, served: Served[Replies[R]]) -> Billed[tuple[R, ...]]:
+        plan, replies = served.plan, served.answer.value
+        counts = [reply.reported_tokens for reply in replies]
+        counted = None if None in counts else sum(count or 0 for count in counts)
         # Our own count is the truth where it is exact. Else it is a bound, beyond which nobody is charged.
-        tokens = plan.tokens if plan.model.counter.is_exact or counted is None else min(counted, plan.tokens)
+        is_exact = plan.model.counter.is_exact
+        tokens = plan.tokens if is_exact or counted is None else min(counted, plan.tokens)
         receipt = await self.settle(served, tokens)
-        if counted is not None and plan.model.counter.is_exact and counted != tokens:
-            logger.warning(
-                "%s counted %d tokens in a request to %s that has %d.",
-                served.provider,
-                counted,
-                plan.model.name,
-                tokens,
-            )
-        return Billed(replace(reply.result, model=plan.model.name), receipt)
+        if is_exact and counted not in (None, tokens):
+            self._note_miscount(served.provider, plan.model.name, counted, tokens)
+        return Billed(tuple(replace(reply.result, model=plan.model.name) for reply in replies), receipt)
+
+    def _note_miscount(self, provider: str, model: str, counted: int | None, tokens: int) -> None:
+        """Tell once of a provider that does not count as we do: it may charge us for other tokens than we charge."""
+        if (provider, model) not in self._miscounting:
+            self._miscounting.add((provider, model))
+            logger.warning("%s counted %s tokens in a request to %s that has %d.", provider, counted, model, tokens)
 
     async def settle(self, served: Served[Any], tokens: int, output_tokens: int = 0) -> Receipt:
         """Charge an answered request, and write it down.
@@ -504,14 +534,17 @@ class Gateway:
 
     def _bill(self, served: Served[Any], tokens: int, output_tokens: int) -> Usage:
         plan, answer = served.plan, served.answer
-        candidate = answer.candidate
-        exact = replace(plan, tokens=tokens, output_tokens=output_tokens)
-        byok = served.provider in served.keys
-        return replace(
-            self._row(served.ask, exact),
+        candidate, byok = answer.candidate, served.provider in served.keys
+        market = candidate.price.cost(tokens=tokens, documents=plan.documents, output_tokens=output_tokens)
+        return self._row(
+            served.ask,
+            plan,
+            tokens=tokens,
+            output_tokens=output_tokens,
+            documents=plan.documents,
             provider=served.provider,
-            cost=_cost(candidate, exact, served.keys),
-            upstream_cost=_cost(candidate, exact, {}),
+            cost=0 if byok else market,
+            upstream_cost=market,
             price=candidate.price.id,
             upstream_milliseconds=answer.seconds * 1000,
             byok=byok,
@@ -530,28 +563,30 @@ class Gateway:
         self._write_later(operation, lock=account)
 
     def _record_failure(self, ask: Ask, plan: _Plan[Any], error: BaseException) -> None:
-        row = replace(
-            self._row(ask, plan),
-            tokens=0,
-            output_tokens=0,
-            documents=0,
-            status=CLIENT_CLOSED,
-            code=CLIENT_CLOSED_CODE,
-        )
+        row = self._row(ask, plan, status=CLIENT_CLOSED, code=CLIENT_CLOSED_CODE)
         if isinstance(error, QuernelError):
             row = replace(row, status=error.status, code=error.code)
         elif isinstance(error, Exception):
             row = replace(row, status=InternalError.status, code=InternalError.code)
+        elif ask.expires is not None and time.perf_counter() >= ask.expires:
+            row = replace(row, status=DeadlineExceededError.status, code=DeadlineExceededError.code)
         self._write_later(lambda connection: usage.record(connection, row), lock=row.account)
         self._note(ask, plan, row, None)
 
     def _note(self, ask: Ask, plan: _Plan[Any], row: Usage, answer: object) -> None:
         """Capture a request, where operator and account have turned that on and nobody wants its data kept nowhere."""
-        if self._capture is not None and ask.principal.account.settings.capture and not _is_zdr(ask):
+        if self._capture is None or not ask.principal.account.settings.capture or _is_zdr(ask):
+            return
+        if isinstance(plan.request, ChatCall):
             self._capture.add(Captured(row, plan.request, answer))
+            return
+        replies = answer if isinstance(answer, tuple) else (None,) * len(plan.request)
+        for question, reply in zip(plan.request, replies, strict=True):
+            self._capture.add(Captured(row, question, reply))
 
-    def _row(self, ask: Ask, plan: _Plan[Any]) -> Usage:
-        principal: Principal = ask.principal
+    def _row(self, ask: Ask, plan: _Plan[Any], **known: Any) -> Usage:
+        """What is written down of a request, with what is known of its answer."""
+        principal = ask.principal
         return Usage(
             id=ask.generation,
             time=now_ms(),
@@ -562,12 +597,9 @@ class Gateway:
             operation=plan.operation,
             model=plan.model.name,
             items=plan.items,
-            tokens=plan.tokens,
-            output_tokens=plan.output_tokens,
-            documents=plan.documents,
             milliseconds=(time.perf_counter() - ask.started) * 1000,
             attempts=ask.trail.shown(),
-            credential="system",
+            **known,
         )
 
     def _write_later(self, operation: Callable[[Connection], object], lock: str = "") -> None:
