@@ -451,7 +451,7 @@ def test_a_database_that_is_away_changes_nobodys_standing(watch, caplog):
 @contextmanager
 def quick(folder, *tables, local=None):
     """A gateway whose canary sings all the time."""
-    with gateway(folder, *tables, local=local, canary_seconds=0.05, canary_cosine=0.99) as served:
+    with gateway(folder, *tables, local=local, canaries=True, canary_seconds=0.05, canary_cosine=0.99) as served:
         yield served
 
 

@@ -19,7 +19,6 @@ import httpx
 import pytest
 import sqlalchemy as sa
 from tests.support import provider as steps
-from tests.support.canaries import no_canaries
 from tests.support.customers import new_customer
 from tests.support.gateway import CATALOGUE, DIMENSIONS, EMBEDDER, RERANKER, gateway, offer
 from tests.support.provider import provider
@@ -71,12 +70,6 @@ class Market:
     def asked(self):
         """How many requests each provider has had."""
         return {slug: len(one.requests) for slug, one in self.providers.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_asked_by_us():
-    with no_canaries():
-        yield
 
 
 def take_time(call):

@@ -291,7 +291,7 @@ def test_no_text_of_a_user_is_kept_anywhere(tmp_path, log, monkeypatch):
     # What the search is worth: everything was asked, of everybody, and everything was said.
     assert behaviour.seen > 200
     assert {200, 400, 401, 402, 403, 404, 429, 502, 504} <= set(statuses), statuses
-    assert {row.status for row in rows} >= {200, 400, 402, 429, 499, 502}
+    assert {row.status for row in rows} >= {200, 400, 402, 429, 502, 504}
     assert sizes["books/gateway.db"] > 50_000
     assert sizes["captured.jsonl"] == 0, "nobody asked for capture"
     names = {line.split(" ", 1)[0] for line in log.lines}

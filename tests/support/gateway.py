@@ -1,7 +1,7 @@
 """A gateway on this machine, with whatever providers a test wants."""
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import httpx
@@ -71,9 +71,9 @@ def offer(slug, url, *, format="openai", price="10", models=(EMBEDDER,), **more)
 
 @contextmanager
 def gateway(
-    folder, *providers, local=None, catalogue=CATALOGUE, issuers=(), database=None, environment=None, **settings
+    folder, *providers, local=None, catalogue=CATALOGUE, issuers=(), database=None, environment=None, canaries=False, **settings
 ):
-    """A gateway with these providers, on SQLite in that folder."""
+    """A gateway with these providers, on SQLite in that folder; it asks them nothing by itself, unless `canaries`."""
     parts = open_gateway(
         GatewayConfig(**settings),
         database=database or f"sqlite:///{folder}/gateway.db",
@@ -84,7 +84,7 @@ def gateway(
     app = create_gateway_app(parts, config=ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False))
     key = parts.first_key or ""
     with (
-        no_canaries(),
+        nullcontext() if canaries else no_canaries(),
         running(app, ServerConfig(port=0, shutdown_grace_seconds=1)) as url,
         httpx.Client(base_url=url, headers={"authorization": f"Bearer {key}"}, timeout=30) as http,
     ):

@@ -3,6 +3,7 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -62,27 +63,26 @@ def postgres_server(binaries: Path) -> Iterator[Postgres]:
     """A new server for as long as the context lasts. Its programs refuse to run as root, who starts them as another."""
     folder = Path(tempfile.mkdtemp(prefix="quernel-pg-"))  # short: the name of a socket has room for 107 characters
     user = _unprivileged() if os.geteuid() == 0 else None
-    options: dict = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    options: dict = {"cwd": folder, "stdout": subprocess.DEVNULL}
     if user is not None:
         os.chown(folder, user.pw_uid, user.pw_gid)
         options |= {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+    data, log = folder / "data", folder / "log"
+    initdb = [binaries / "initdb", "-D", data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    settings = [f"unix_socket_directories={folder}", *FAST, *QUIET]
+    arguments = [part for setting in settings for part in ("-c", setting)]
     try:
-        data = folder / "data"
-        initdb = [binaries / "initdb", "-D", data, "-U", SUPERUSER, "-A", "trust", "-E", "UTF8"]
-        made = subprocess.run([*initdb, "--locale=C", "--no-sync", "--no-instructions"], check=False, **options)
-        assert made.returncode == 0, made.stderr.decode(errors="replace")
-        settings = [f"unix_socket_directories={folder}", *FAST, *QUIET]
-        arguments = [part for setting in settings for part in ("-c", setting)]
-        with subprocess.Popen([binaries / "postgres", "-D", data, *arguments], **options) as process:
-            try:
-                server = Postgres(folder)
-                _wait_for(server, process)
-                yield server
-            finally:
-                process.terminate()
-                with suppress(subprocess.TimeoutExpired):
-                    process.communicate(timeout=5)
-                process.kill()
+        with log.open("wb") as stderr:
+            made = subprocess.run(initdb, check=False, stderr=stderr, **options)
+            assert made.returncode == 0, log.read_text(errors="replace")
+            process = subprocess.Popen([binaries / "postgres", "-D", data, *arguments], stderr=stderr, **options)
+        try:
+            server = Postgres(folder)
+            _wait_for(server, process, log)
+            yield server
+        finally:
+            process.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+            process.wait(START_SECONDS)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -94,13 +94,13 @@ def _unprivileged() -> pwd.struct_passwd:
     raise AssertionError("there is no user but root")
 
 
-def _wait_for(server: Postgres, process: subprocess.Popen) -> None:
+def _wait_for(server: Postgres, process: subprocess.Popen, log: Path) -> None:
     until = time.monotonic() + START_SECONDS
     while True:
         try:
             server.execute("SELECT 1")
         except psycopg.OperationalError:
-            assert process.poll() is None, process.stderr.read().decode(errors="replace")
+            assert process.poll() is None, log.read_text(errors="replace")
             assert time.monotonic() < until, "PostgreSQL does not start"
             time.sleep(0.02)
         else:
