@@ -10,6 +10,7 @@ resolves is it on disk.
 import asyncio
 import logging
 import queue
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 
 from quernel.errors import QuernelError, SettingsError, UnavailableError
+from quernel.gateway.statement import WRITES
 
 logger = logging.getLogger("quernel.gateway")
 
@@ -80,6 +82,7 @@ class Database:
         )
         self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quernel-read")
+        self._kept: Connection | None = None
         self._writer = threading.Thread(target=self._write_all, name="quernel-write", daemon=True)
         self._gate = threading.Lock()
         self._closed = False
@@ -164,6 +167,8 @@ class Database:
                 mine = [(pending, outcome) for pending, outcome in settled if pending.loop is loop]
                 with suppress(RuntimeError):  # the loop is closed, and nobody waits
                     loop.call_soon_threadsafe(_resolve, mine)
+        if self._kept is not None:
+            self._kept.close()
 
     def _next_group(self) -> "tuple[list[_Pending], bool]":
         """What waits, at least one; and whether that is the end."""
@@ -207,6 +212,22 @@ class Database:
         except DBAPIError:
             return False
 
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
+        """The writer's own connection, which it keeps as long as it works; others get one for the while."""
+        if threading.current_thread() is not self._writer:
+            with self.engine.connect() as connection:
+                yield connection
+            return
+        if self._kept is None:
+            self._kept = self.engine.connect()
+        try:
+            yield self._kept
+        except DBAPIError:
+            kept, self._kept = self._kept, None
+            kept.close()
+            raise
+
     def _transact(self, operations: Sequence[Operation[Any]]) -> list[Any]:
         try:
             return self._run(operations)
@@ -220,7 +241,7 @@ class Database:
             _RefusedLate: One refused after it had written, and they are not apart.
         """
         outcomes: list[Any] = []
-        with self.engine.begin() as connection:
+        with self._connected() as connection, connection.begin():
             for operation in operations:
                 written = connection.info.get(WRITES, 0)
                 try:
@@ -287,10 +308,6 @@ def open_engine(url: str, durability: Durability | None = None) -> Engine:
     return engine
 
 
-WRITES = "quernel_writes"
-"""How many statements that write were sent over a connection."""
-
-
 def _count_writes(connection: Connection, *said: Any) -> None:
     context = said[3]
     if context.isinsert or context.isupdate or context.isdelete:
@@ -316,16 +333,30 @@ def _set_up_sqlite(engine: Engine, durability: Durability) -> None:
     def on_connect(raw: Any, _: object) -> None:
         raw.isolation_level = None  # transactions begin where we say
         for pragma in (
-            "journal_mode = WAL",
-            f"synchronous = {'NORMAL' if durability == 'process' else 'FULL'}",
             f"busy_timeout = {SQLITE_BUSY_MILLISECONDS}",
+            f"synchronous = {'NORMAL' if durability == 'process' else 'FULL'}",
             "foreign_keys = ON",
         ):
             raw.execute(f"PRAGMA {pragma}")
+        _keep_journal(raw)
 
     event.listen(engine, "connect", on_connect)
     # The lock is taken at the beginning: two that read first and write then would wait for each other.
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(_begin_of(connection)))
+
+
+def _keep_journal(raw: Any) -> None:
+    """Let readers not wait for writers. SQLite itself does not wait where another turns that on in a new file."""
+    until = time.monotonic() + SQLITE_BUSY_MILLISECONDS / 1000
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(FIRST_WAIT_SECONDS)
+        else:
+            return
 
 
 def _begin_of(connection: Connection) -> str:

@@ -17,7 +17,7 @@ order.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -26,6 +26,7 @@ from quernel.errors import ConflictError, InsufficientCreditError, InvalidReques
 from quernel.gateway import limits, schema
 from quernel.gateway.limits import Meter, Remaining
 from quernel.gateway.money import MOST_PICOS, Picos, format_dollars
+from quernel.gateway.statement import Statement, read_json, write_json
 
 
 class EntryKind(StrEnum):
@@ -107,13 +108,12 @@ class Balance:
         return self.balance - self.held
 
 
-_LOCK = (
+_LOCK = Statement(
     sa.select(schema.accounts.c.balance, schema.accounts.c.held)
     .where(schema.accounts.c.id == sa.bindparam("account"))
     .with_for_update(key_share=True)  # rows that only name the account are written meanwhile
 )
-
-_MOVE = (
+_MOVE = Statement(
     sa.update(schema.accounts)
     .where(schema.accounts.c.id == sa.bindparam("account_is"))
     .values(
@@ -122,13 +122,39 @@ _MOVE = (
         spent=schema.accounts.c.spent + sa.bindparam("more_spent"),
     )
 )
-_FIND_HOLD = sa.select(schema.holds).where(schema.holds.c.id == sa.bindparam("hold"))
-_FIND_ENTRY = sa.select(schema.entries.c.amount, schema.entries.c.note).where(
-    schema.entries.c.account == sa.bindparam("account"),
-    schema.entries.c.kind == sa.bindparam("kind"),
-    schema.entries.c.reference == sa.bindparam("reference"),
+_FIND_HOLD = Statement(
+    sa.select(schema.holds.c.asker, schema.holds.c.amount, schema.holds.c.tokens, schema.holds.c.counters).where(
+        schema.holds.c.id == sa.bindparam("hold")
+    )
 )
-_DROP_HOLD = sa.delete(schema.holds).where(schema.holds.c.id == sa.bindparam("hold_is"))
+_FIND_ENTRY = Statement(
+    sa.select(schema.entries.c.amount, schema.entries.c.note).where(
+        schema.entries.c.account == sa.bindparam("account"),
+        schema.entries.c.kind == sa.bindparam("kind"),
+        schema.entries.c.reference == sa.bindparam("reference"),
+    )
+)
+_HOLD = Statement(
+    sa.insert(schema.holds),
+    ["id", "asker", "account", "key", "amount", "tokens", "counters", "instance", "time"],
+)
+_DROP_HOLD = Statement(sa.delete(schema.holds).where(schema.holds.c.id == sa.bindparam("hold")))
+_ENTER = Statement(sa.insert(schema.entries), ["account", "time", "kind", "amount", "reference", "actor", "note"])
+
+
+class _HoldRow(NamedTuple):
+    """A hold as it is written."""
+
+    asker: str
+    amount: Picos
+    tokens: int
+    counters: Any
+
+    @property
+    def places(self) -> list[list[Any]]:
+        """The counters that it raised."""
+        found: list[list[Any]] = read_json(self.counters)
+        return found
 
 
 def lock(connection: Connection, account: str) -> tuple[Picos, Picos]:
@@ -137,10 +163,16 @@ def lock(connection: Connection, account: str) -> tuple[Picos, Picos]:
     Raises:
         NotFoundError: No such account.
     """
-    row = connection.execute(_LOCK, {"account": account}).one_or_none()
+    row = _LOCK.row(connection, {"account": account})
     if row is None:
         raise NotFoundError(f"There is no account {account}.", param="account")
-    return row.balance, row.held
+    balance, held = row
+    return balance, held
+
+
+def _find_hold(connection: Connection, hold_id: str) -> _HoldRow | None:
+    row = _FIND_HOLD.row(connection, {"hold": hold_id})
+    return None if row is None else _HoldRow(*row)
 
 
 def hold(connection: Connection, wanted: Hold, *, now: int) -> Admission:
@@ -153,9 +185,10 @@ def hold(connection: Connection, wanted: Hold, *, now: int) -> Admission:
         NotFoundError: No such account.
     """
     balance, held = lock(connection, wanted.account)
-    if _entry(connection, wanted.account, EntryKind.CHARGE, wanted.id) is not None:
+    is_again = wanted.id != wanted.asker
+    if is_again and _entry(connection, wanted.account, EntryKind.CHARGE, wanted.id) is not None:
         return Admission(available=balance - held)
-    before = connection.execute(_FIND_HOLD, {"hold": wanted.id}).one_or_none()
+    before = _find_hold(connection, wanted.id)
     if before is not None and before.asker == wanted.asker:
         return Admission(available=balance - held)
     if before is not None:
@@ -170,20 +203,18 @@ def hold(connection: Connection, wanted: Hold, *, now: int) -> Admission:
     raised, remaining = limits.take(connection, wanted.meters, tokens=wanted.tokens, spend=wanted.amount, now=now)
     if wanted.amount:
         _move(connection, wanted.account, held=wanted.amount)
-    connection.execute(
-        sa.insert(schema.holds),
-        {
-            "id": wanted.id,
-            "asker": wanted.asker,
-            "account": wanted.account,
-            "key": wanted.key,
-            "amount": wanted.amount,
-            "tokens": wanted.tokens,
-            "counters": raised,
-            "instance": wanted.instance,
-            "time": now,
-        },
-    )
+    values = {
+        "id": wanted.id,
+        "asker": wanted.asker,
+        "account": wanted.account,
+        "key": wanted.key,
+        "amount": wanted.amount,
+        "tokens": wanted.tokens,
+        "counters": write_json(raised),
+        "instance": wanted.instance,
+        "time": now,
+    }
+    _HOLD.change(connection, values)
     return Admission(available=available, remaining=remaining)
 
 
@@ -208,11 +239,14 @@ def settle(connection: Connection, wanted: Hold, *, cost: Picos, tokens: int, no
         LimitExceededError: The hold is gone, and a limit in requests or tokens is reached.
     """
     balance, held = lock(connection, wanted.account)
-    paid = _entry(connection, wanted.account, EntryKind.CHARGE, wanted.id)
-    if paid is not None:
-        return -paid.amount if (paid.note or wanted.id) == wanted.asker else 0
-    row = connection.execute(_FIND_HOLD, {"hold": wanted.id}).one_or_none()
-    amount, counted, places = (row.amount, row.tokens, row.counters) if row is not None else (0, 0, [])
+    row = _find_hold(connection, wanted.id)
+    if row is None:
+        # What is held is not paid for: the hold goes with the charge.
+        paid = _entry(connection, wanted.account, EntryKind.CHARGE, wanted.id)
+        if paid is not None:
+            charged, payer = paid
+            return -charged if (payer or wanted.id) == wanted.asker else 0
+    amount, counted = (row.amount, row.tokens) if row is not None else (0, 0)
     if cost > amount and balance - held + amount - cost < 0:
         raise InsufficientCreditError(
             f"The request came to ${format_dollars(cost)}, which the account does not cover.",
@@ -220,10 +254,11 @@ def settle(connection: Connection, wanted: Hold, *, cost: Picos, tokens: int, no
         )
     if row is None and cost:
         limits.take(connection, wanted.meters, tokens=tokens, spend=cost, now=now)
-    _drop(connection, row)
-    for place in places:
+    if row is not None:
+        _DROP_HOLD.change(connection, {"hold": wanted.id})
         if tokens != counted or cost != amount:
-            limits.add(connection, place, tokens=tokens - counted, spend=cost - amount)
+            for place in row.places:
+                limits.add(connection, place, tokens=tokens - counted, spend=cost - amount)
     if cost:
         payer = wanted.asker if wanted.asker != wanted.id else None  # the id says it, nearly always
         _enter(connection, wanted.account, EntryKind.CHARGE, -cost, wanted.id, actor=wanted.key, note=payer, now=now)
@@ -239,11 +274,11 @@ def void(connection: Connection, hold_id: str, account: str) -> bool:
         Whether there was anything.
     """
     lock(connection, account)
-    row = connection.execute(_FIND_HOLD, {"hold": hold_id}).one_or_none()
+    row = _find_hold(connection, hold_id)
     if row is None:
         return False
-    _drop(connection, row)
-    for place in row.counters:
+    _DROP_HOLD.change(connection, {"hold": hold_id})
+    for place in row.places:
         limits.add(connection, place, tokens=-row.tokens, spend=-row.amount)
     if row.amount:
         _move(connection, account, held=-row.amount)
@@ -274,9 +309,9 @@ def enter(
     lock(connection, account)
     before = _entry(connection, account, kind, reference)
     if before is not None:
-        if before.amount != amount:
+        if before[0] != amount:
             raise ConflictError(
-                f"The reference {reference!r} stands for ${format_dollars(before.amount)} already.",
+                f"The reference {reference!r} stands for ${format_dollars(before[0])} already.",
                 param="reference",
                 hint="Use another one for another amount.",
             )
@@ -357,10 +392,11 @@ def reconcile(connection: Connection) -> list[Discrepancy]:
     ]
 
 
-def _entry(connection: Connection, account: str, kind: EntryKind, reference: str) -> Any:
-    """The row of an entry, its amount and note; `None` where there is none."""
+def _entry(connection: Connection, account: str, kind: EntryKind, reference: str) -> tuple[Picos, str | None] | None:
+    """The amount and note of an entry; `None` where there is none."""
     found = {"account": account, "kind": kind.value, "reference": reference}
-    return connection.execute(_FIND_ENTRY, found).one_or_none()
+    row: tuple[Picos, str | None] | None = _FIND_ENTRY.row(connection, found)
+    return row
 
 
 def _enter(
@@ -374,25 +410,18 @@ def _enter(
     note: str | None,
     now: int,
 ) -> None:
-    connection.execute(
-        sa.insert(schema.entries),
-        {
-            "account": account,
-            "time": now,
-            "kind": kind.value,
-            "amount": amount,
-            "reference": reference,
-            "actor": actor,
-            "note": note,
-        },
-    )
+    values = {
+        "account": account,
+        "time": now,
+        "kind": kind.value,
+        "amount": amount,
+        "reference": reference,
+        "actor": actor,
+        "note": note,
+    }
+    _ENTER.change(connection, values)
 
 
 def _move(connection: Connection, account: str, *, balance: Picos = 0, held: Picos = 0, spent: Picos = 0) -> None:
     more = {"more_balance": balance, "more_held": held, "more_spent": spent}
-    connection.execute(_MOVE, {"account_is": account, **more})
-
-
-def _drop(connection: Connection, row: Any) -> None:
-    if row is not None:
-        connection.execute(_DROP_HOLD, {"hold_is": row.id})
+    _MOVE.change(connection, {"account_is": account, **more})

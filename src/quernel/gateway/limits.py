@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from quernel.errors import InsufficientCreditError, LimitExceededError, QuernelError, SettingsError
 from quernel.gateway import schema
 from quernel.gateway.money import Picos, format_dollars, parse_dollars
+from quernel.gateway.statement import Statement
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
@@ -156,9 +157,8 @@ def take(
     windows = [(meter, window_of(meter.limit.period, now)) for meter in meters]
     used = {}
     for meter, window in windows:
-        row = connection.execute(
-            FIND, {"subject": meter.subject, "period": meter.limit.period.value, "start": window.start}
-        ).one_or_none()
+        place = {"subject": meter.subject, "period": meter.limit.period.value, "start": window.start}
+        row = FIND.row(connection, place)
         used[meter.subject, meter.limit.period] = row or (0, 0, 0)
     left: dict[str, Remaining] = {}
     for meter, window in windows:
@@ -175,19 +175,21 @@ def take(
                     left[what] = rest
     raised = []
     for meter, window in windows:
-        place = (meter.subject, meter.limit.period.value, window.start)
-        add(connection, place, requests=1, tokens=tokens, spend=spend)
-        raised.append(place)
+        counter = (meter.subject, meter.limit.period.value, window.start)
+        add(connection, counter, requests=1, tokens=tokens, spend=spend)
+        raised.append(counter)
     return raised, left
 
 
-FIND = sa.select(schema.counters.c.requests, schema.counters.c.tokens, schema.counters.c.spend).where(
-    schema.counters.c.subject == sa.bindparam("subject"),
-    schema.counters.c.period == sa.bindparam("period"),
-    schema.counters.c.start == sa.bindparam("start"),
+FIND = Statement(
+    sa.select(schema.counters.c.requests, schema.counters.c.tokens, schema.counters.c.spend).where(
+        schema.counters.c.subject == sa.bindparam("subject"),
+        schema.counters.c.period == sa.bindparam("period"),
+        schema.counters.c.start == sa.bindparam("start"),
+    )
 )
 
-RAISE = (
+RAISE = Statement(
     sa.update(schema.counters)
     .where(
         schema.counters.c.subject == sa.bindparam("subject_is"),
@@ -201,24 +203,16 @@ RAISE = (
     )
 )
 
+BEGIN = Statement(sa.insert(schema.counters), ["subject", "period", "start", "requests", "tokens", "spend"])
+
 
 def add(connection: Connection, place: Sequence[Any], *, requests: int = 0, tokens: int = 0, spend: Picos = 0) -> None:
     """Raise or lower one counter, which begins at zero."""
     subject, period, start = place
     more = {"more_requests": requests, "more_tokens": tokens, "more_spend": spend}
-    found = connection.execute(RAISE, {"subject_is": subject, "period_is": period, "start_is": start, **more})
-    if not found.rowcount:
-        connection.execute(
-            sa.insert(schema.counters),
-            {
-                "subject": subject,
-                "period": period,
-                "start": start,
-                "requests": requests,
-                "tokens": tokens,
-                "spend": spend,
-            },
-        )
+    if not RAISE.change(connection, {"subject_is": subject, "period_is": period, "start_is": start, **more}):
+        first = {"requests": requests, "tokens": tokens, "spend": spend}
+        BEGIN.change(connection, {"subject": subject, "period": period, "start": start, **first})
 
 
 def _refusal(meter: Meter, what: str, *, most: int, so_far: int, wanted: int, wait: int) -> QuernelError:

@@ -8,6 +8,7 @@ statement is written once and in its terms. Values go to the driver as they are:
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -44,12 +45,15 @@ class Statement:
         try:
             cursor.execute(text, given)
         except dialect.loaded_dbapi.Error as error:
+            is_lost = dialect.is_disconnect(error, connection.connection, cursor)
+            if is_lost:
+                connection.invalidate(error)
             raise sa.exc.DBAPIError.instance(
                 text,
                 None,
                 error,
                 dialect.loaded_dbapi.Error,
-                connection_invalidated=dialect.is_disconnect(error, connection.connection, cursor),
+                connection_invalidated=is_lost,
                 dialect=dialect,
                 hide_parameters=True,
             ) from error
@@ -74,3 +78,13 @@ class Statement:
         names = compiled.positiontup if compiled.positional else None
         self._texts[dialect.name] = str(compiled), names
         return self._texts[dialect.name]
+
+
+def write_json(value: object) -> str:
+    """A value for a column of JSON."""
+    return orjson.dumps(value).decode()
+
+
+def read_json(content: Any) -> Any:
+    """The value in a column of JSON, which some drivers read themselves."""
+    return orjson.loads(content) if isinstance(content, str) else content

@@ -5,7 +5,7 @@ reads hours up to the mark until which they are made, and rows after it, so that
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -21,6 +21,7 @@ from quernel.gateway.limits import DAY_MS, Period
 from quernel.gateway.marks import lock_mark, read_mark, set_mark
 from quernel.gateway.money import Picos
 from quernel.gateway.replays import KEPT_MS
+from quernel.gateway.statement import Statement, write_json
 
 HOUR_MS = 3_600_000
 ROLLED = "rolled_until"
@@ -66,7 +67,7 @@ class Usage:
         upstream_milliseconds: Of that, at the provider that answered.
         attempts: Who was asked.
         byok: Whether the customer's own key to the provider was used.
-        credential: How the caller proved who it is: `api-key`, `oidc` or `demo`.
+        credential: Whose key to the provider that was: `system` or `byok`.
     """
 
     id: str
@@ -91,7 +92,7 @@ class Usage:
     upstream_milliseconds: float = 0.0
     attempts: Sequence[Mapping[str, Any]] = ()
     byok: bool = False
-    credential: str = "api-key"
+    credential: str = "system"
 
 
 def join_tags(tags: Sequence[str]) -> str:
@@ -107,10 +108,10 @@ def join_tags(tags: Sequence[str]) -> str:
 
 def record(connection: Connection, row: Usage) -> None:
     """Write a request down, once."""
-    values = asdict(row)
-    values["attempts"] = list(row.attempts)
+    values = {name: getattr(row, name) for name in COLUMN_NAMES}
+    values["attempts"] = write_json(list(row.attempts))
     values["user"] = _plain(row.user)[:MOST_LABEL]
-    connection.execute(_INSERT[connection.dialect.name], values)
+    _INSERT[connection.dialect.name].change(connection, values)
 
 
 def _plain(text: str) -> str:
@@ -147,9 +148,11 @@ def list_usage(
     return [Usage(**row) for row in connection.execute(found).mappings()]
 
 
-_INSERT: Mapping[str, sa.Insert] = {
-    "sqlite": sqlite.insert(schema.usage).on_conflict_do_nothing(),
-    "postgresql": postgresql.insert(schema.usage).on_conflict_do_nothing(),
+COLUMN_NAMES = tuple(column.name for column in schema.usage.columns)
+
+_INSERT: Mapping[str, Statement] = {
+    name: Statement(kind.insert(schema.usage).on_conflict_do_nothing(), COLUMN_NAMES)
+    for name, kind in (("sqlite", sqlite), ("postgresql", postgresql))
 }
 
 
