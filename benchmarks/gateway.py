@@ -72,11 +72,13 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def start(stack: ExitStack, core: int, *command: str, environment: Mapping[str, str] | None = None) -> subprocess.Popen:
-    """A process on one core, for as long as the stack lasts."""
+def start(
+    stack: ExitStack, core: int, *command: str, environment: Mapping[str, str] | None = None, speaks: bool = False
+) -> subprocess.Popen:
+    """A process on one core, for as long as the stack lasts. What it says is dropped unless somebody listens."""
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command],
-        stdout=subprocess.PIPE,
+        stdout=subprocess.PIPE if speaks else subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
@@ -141,7 +143,7 @@ def main() -> None:
         config = Path(folder) / "gateway.toml"
         config.write_text(SETTINGS.format(folder=folder, model=MODEL, tokenizer=tokenizer, port=port))
         cli = [sys.executable, "-c", "from quernel.cli.main import main; main()"]
-        gateway = start(stack, 0, *cli, "gateway", "--no-local", "--config", str(config), "-p", "0", "--json", "-q")
+        gateway = start(stack, 0, *cli, "gateway", "--no-local", "--config", str(config), "-p", "0", "--json", "-q", speaks=True)
         assert gateway.stdout is not None
         ready = json.loads(gateway.stdout.readline())
         systems = {

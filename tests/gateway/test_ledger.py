@@ -140,7 +140,17 @@ def test_what_was_paid_for_is_neither_held_nor_charged_again(database):
     assert settle(database, again) == 0
     assert settle(database, first) == 30
     assert entries_of(database, account) == [("grant", 100), ("charge", -30)]
-    assert counter_of(database, "key:k") == (1, 0, 30)
+    assert counter_of(database, "key:k") == (2, 0, 30), "that it was asked for counts"
+
+
+def test_what_is_repeated_for_nothing_still_has_limits(database):
+    account = new_account(database, 100)
+    first = hold_of(account, 30, meters=meter(requests=2))
+    hold(database, first)
+    settle(database, first)
+    hold(database, replace(first, asker=new_id("gen")))
+    with pytest.raises(LimitExceededError):
+        hold(database, replace(first, asker=new_id("gen")))
 
 
 def test_a_request_that_is_under_way_cannot_be_sent_again(database):
@@ -269,6 +279,7 @@ class Books(RuleBasedStateMachine):
         self.meters = meter(f"key:{self.account}", spend=self.budget, requests=20)
         self.holds, self.paid, self.voided, self.grants = {}, {}, {}, {}
         self.requests = 0
+        self.repeated = 0
 
     @property
     def used(self):
@@ -350,6 +361,8 @@ class Books(RuleBasedStateMachine):
         again = hold_of(self.account, 5, name=self.known(draw, self.paid), asker=new_id("gen"), meters=self.meters)
         if how == "hold":
             assert hold(self.database, again).available == self.available()
+            self.requests += 1
+            self.repeated += again.tokens
         elif how == "settle":
             assert settle(self.database, again) == 0
         else:
@@ -370,7 +383,7 @@ class Books(RuleBasedStateMachine):
         assert money == Balance(balance=self.granted - paid, held=self.used - paid, spent=paid)
         assert money.available >= 0
         counted = counter_of(self.database, self.meters[0].subject)
-        assert counted == (self.requests, self.used, self.used)
+        assert counted == (self.requests, self.used + self.repeated, self.used)
         assert counted[2] <= self.budget
         assert len(rows_of(self.database, schema.holds, account=self.account)) == len(self.holds)
 

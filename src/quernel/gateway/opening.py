@@ -184,7 +184,9 @@ def open_books(database: str, settings: GatewayConfig) -> Database:
         SettingsError: It cannot be opened, or must be migrated first.
     """
     if database.startswith(SQLITE_PREFIX):
-        Path(database.removeprefix(SQLITE_PREFIX)).parent.mkdir(parents=True, exist_ok=True)
+        file = Path(database.removeprefix(SQLITE_PREFIX))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch(0o600)  # SQLite's journals have the rights of the file
     books = Database(database, durability=settings.durability)
     try:
         if books.is_sqlite:
@@ -270,7 +272,10 @@ def with_local(providers: Sequence[Mapping[str, Any]], local: LocalModels) -> li
 
 def _save_providers(books: Database, tables: Sequence[Mapping[str, Any]]) -> None:
     def operation(connection: Connection) -> None:
-        saved = [save_provider(connection, table, source=FILE, now=now_ms()) for table in tables]
+        saved = [
+            save_provider(connection, table, source=FILE, now=now_ms(), position=position)
+            for position, table in enumerate(tables)
+        ]
         keep_only(connection, [provider.slug for provider in saved])
 
     books.write_now(operation)

@@ -20,8 +20,17 @@ from quernel.gateway.providers import Provider, parse_provider
 FILE, API = "file", "api"
 
 
-def save_provider(connection: Connection, table: Mapping[str, Any], *, source: str, now: int) -> Provider:
+def save_provider(
+    connection: Connection, table: Mapping[str, Any], *, source: str, now: int, position: int = 0
+) -> Provider:
     """Write a provider down, new or in place of the one of its slug.
+
+    Args:
+        connection: The transaction.
+        table: As the configuration has it.
+        source: `FILE` or `API`.
+        now: The time.
+        position: Its place in the file.
 
     Raises:
         SettingsError: The table describes none.
@@ -39,10 +48,11 @@ def save_provider(connection: Connection, table: Mapping[str, Any], *, source: s
             if not _is_known(provider.slug, offer.model, price, prices.get(offer.model.lower(), ())):
                 _add(connection, provider.slug, offer.model, price, now)
     document = {**table, "models": [_without_prices(offer) for offer in table.get("models", [])]}
-    values = {"document": document, "enabled": provider.enabled, "source": source, "updated": now}
+    said = {"document": document, "enabled": provider.enabled, "source": source, "position": position}
+    values = {**said, "updated": now}
     if before is None:
         connection.execute(sa.insert(schema.providers), {"slug": provider.slug, **values})
-    elif (before.document, before.enabled, before.source) != (document, provider.enabled, source):
+    elif any(getattr(before, name) != value for name, value in said.items()):
         connection.execute(sa.update(schema.providers).filter_by(slug=provider.slug).values(values))
     else:
         return provider
@@ -116,7 +126,8 @@ def add_price(connection: Connection, slug: str, model: str, price: Price, *, no
 
 def load_providers(connection: Connection) -> list[Provider]:
     """All providers with their prices: those of the file in its order, then the others by name."""
-    found = sa.select(schema.providers).order_by(schema.providers.c.source.desc(), schema.providers.c.slug)
+    table = schema.providers.c
+    found = sa.select(schema.providers).order_by(table.source.desc(), table.position, table.slug)
     return [_provider(connection, row) for row in connection.execute(found)]
 
 

@@ -193,9 +193,10 @@ providers = sa.Table(
     _required("document", sa.JSON),
     _required("enabled", sa.Boolean),
     _required("source", NAME),
+    _required("position", sa.Integer),
     _required("updated", TIME),
 )
-"""Providers as `quernel.gateway.providers` reads them; `source` is `file` or `api`."""
+"""Providers as `quernel.gateway.providers` reads them, in the operator's order; `source` is `file` or `api`."""
 
 prices = sa.Table(
     "prices",

@@ -3,7 +3,7 @@ providers."""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self
 
 import sqlalchemy as sa
@@ -79,7 +79,17 @@ class Upkeep:
         for instance in dead:
             voided += ledger.sweep(connection, instance)
             connection.execute(sa.delete(table).filter_by(id=instance))
-        return voided
+        return voided + sum(ledger.sweep(connection, instance) for instance in self._unknown(connection, now))
+
+    def _unknown(self, connection: Connection, now: int) -> Sequence[str]:
+        """Gateways that hold something of old and are in no list: taken for dead, they held once more and died."""
+        holds, instances = schema.holds.c, sa.select(schema.instances.c.id)
+        found = sa.select(holds.instance).distinct()
+        return (
+            connection.execute(found.where(holds.time < now - DEAD_MS, holds.instance.not_in(instances)))
+            .scalars()
+            .all()
+        )
 
     def _leave(self, connection: Connection) -> None:
         instance = self._parts.gateway.instance

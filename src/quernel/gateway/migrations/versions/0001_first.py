@@ -117,7 +117,7 @@ def make_providers() -> None:
     """Providers, prices, and customers' keys to them."""
     make(
         "providers",
-        must(slug=NAME, document=DOCUMENT, enabled=TRUTH, source=NAME, updated=NUMBER),
+        must(slug=NAME, document=DOCUMENT, enabled=TRUTH, source=NAME, position=sa.Integer(), updated=NUMBER),
         primary=["slug"],
     )
     make(
