@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -124,6 +125,35 @@ def resident_mib(process: subprocess.Popen) -> float:
     return total / 1024
 
 
+def start_systems(stack: ExitStack, folder: Path, litellm: str | None) -> dict[str, tuple[str, dict[str, str], Any]]:
+    """The provider, and what stands before it: name to address, headers and process."""
+    import quernel
+
+    port = free_port()
+    start(stack, 1, sys.executable, str(HERE / "gateway_upstream.py"), str(port))
+    directly = f"http://127.0.0.1:{port}/v1/embeddings"
+    wait_for(directly, {})
+    tokenizer = Path(quernel.__file__).parent / "builtin" / "tiny-embedding"
+    config = folder / "gateway.toml"
+    config.write_text(SETTINGS.format(folder=folder, model=MODEL, tokenizer=tokenizer, port=port))
+    cli = [sys.executable, "-c", "from quernel.cli.main import main; main()", "gateway", "--no-local", "--json", "-q"]
+    gateway = start(stack, 0, *cli, "--config", str(config), "-p", "0", speaks=True)
+    assert gateway.stdout is not None
+    ready = json.loads(gateway.stdout.readline())
+    ours = f"{ready['url']}/v1/embeddings", {"authorization": f"Bearer {ready['key']}"}, gateway
+    systems: dict[str, tuple[str, dict[str, str], Any]] = {"directly": (directly, {}, None), "Quernel": ours}
+    if litellm:
+        theirs = free_port()
+        yaml = folder / "litellm.yaml"
+        yaml.write_text(LITELLM_SETTINGS.format(model=MODEL, port=port, key=KEY))
+        command = [litellm, "--config", str(yaml), "--port", str(theirs), "--num_workers", "1"]
+        process = start(stack, 0, *command, environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
+        url, headers = f"http://127.0.0.1:{theirs}/v1/embeddings", {"authorization": f"Bearer {KEY}"}
+        wait_for(url, headers)
+        systems["LiteLLM"] = (url, headers, process)
+    return systems
+
+
 def main() -> None:
     """Start all, measure in turns, print Markdown."""
     parser = argparse.ArgumentParser()
@@ -133,42 +163,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--connections", type=int, nargs="*", default=[1, 16, 64])
     arguments = parser.parse_args()
-    import quernel
-
+    told: defaultdict[str, defaultdict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    loads = {"rate": ["--rate", str(arguments.rate)]}
+    loads |= {f"{count}": ["--connections", str(count)] for count in arguments.connections}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        port = free_port()
-        start(stack, 1, sys.executable, str(HERE / "gateway_upstream.py"), str(port))
-        wait_for(f"http://127.0.0.1:{port}/v1/embeddings", {})
-        tokenizer = Path(quernel.__file__).parent / "builtin" / "tiny-embedding"
-        config = Path(folder) / "gateway.toml"
-        config.write_text(SETTINGS.format(folder=folder, model=MODEL, tokenizer=tokenizer, port=port))
-        cli = [sys.executable, "-c", "from quernel.cli.main import main; main()"]
-        gateway = start(stack, 0, *cli, "gateway", "--no-local", "--config", str(config), "-p", "0", "--json", "-q", speaks=True)
-        assert gateway.stdout is not None
-        ready = json.loads(gateway.stdout.readline())
-        systems = {
-            "directly": (f"http://127.0.0.1:{port}/v1/embeddings", {}, None),
-            "Quernel": (f"{ready['url']}/v1/embeddings", {"authorization": f"Bearer {ready['key']}"}, gateway),
-        }
-        if arguments.litellm:
-            theirs = free_port()
-            yaml = Path(folder) / "litellm.yaml"
-            yaml.write_text(LITELLM_SETTINGS.format(model=MODEL, port=port, key=KEY))
-            command = [arguments.litellm, "--config", str(yaml), "--port", str(theirs), "--num_workers", "1"]
-            process = start(stack, 0, *command, environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
-            headers = {"authorization": f"Bearer {KEY}"}
-            wait_for(f"http://127.0.0.1:{theirs}/v1/embeddings", headers)
-            systems["LiteLLM"] = (f"http://127.0.0.1:{theirs}/v1/embeddings", headers, process)
-        told: dict[str, dict[str, list[dict[str, Any]]]] = {name: {} for name in systems}
+        systems = start_systems(stack, Path(folder), arguments.litellm)
         for turn in range(arguments.rounds + 1):
             for name, (url, headers, _) in systems.items():
-                loads = {"rate": ["--rate", str(arguments.rate)]}
-                loads |= {f"{count}": ["--connections", str(count)] for count in arguments.connections}
                 for load, how in loads.items():
                     seconds = arguments.seconds if load == "rate" else arguments.seconds / 3
                     result = measure(url, headers, seconds if turn else 3.0, *how)
                     if turn:  # the first round warms up
-                        told[name].setdefault(load, []).append(result)
+                        told[name][load].append(result)
                         print(turn, name, load, result, file=sys.stderr, flush=True)
         memory = {name: resident_mib(process) for name, (_, _, process) in systems.items() if process is not None}
 

@@ -71,7 +71,15 @@ def offer(slug, url, *, format="openai", price="10", models=(EMBEDDER,), **more)
 
 @contextmanager
 def gateway(
-    folder, *providers, local=None, catalogue=CATALOGUE, issuers=(), database=None, environment=None, canaries=False, **settings
+    folder,
+    *providers,
+    local=None,
+    catalogue=CATALOGUE,
+    issuers=(),
+    database=None,
+    environment=None,
+    canaries=False,
+    **settings,
 ):
     """A gateway with these providers, on SQLite in that folder; it asks them nothing by itself, unless `canaries`."""
     parts = open_gateway(
