@@ -258,11 +258,15 @@ def test_the_own_key_says_what_is_left(site):
 class OneIdentity:
     """Takes every token for the same."""
 
+    def __init__(self, *, is_by_claim=False):
+        self.is_by_claim = is_by_claim
+
     async def verify(self, token):
         return Identity(
             issuer="idp",
             subject="ada",
             account="acme",
+            is_by_claim=self.is_by_claim,
             user="ada",
             tags=(),
             project=None,
@@ -271,6 +275,18 @@ class OneIdentity:
             expires_at=time.time() + 60,
             digest="d" * 64,
         )
+
+
+def test_an_account_that_a_claim_names_must_want_the_issuer(opened):
+    def with_verifier(parts):
+        return replace(parts, principals=Principals(parts.database, parts.mint, OneIdentity(is_by_claim=True)))
+
+    with opened(with_verifier) as site:
+        ada = site.as_("eyJhbGciOiJub25lIn0.e30.c2ln")
+        site.operator.ok("POST", "/v1/accounts", {"slug": "acme"})
+        assert ada.refused("GET", "/v1/key") == (403, "permission_denied")
+        site.operator.ok("PATCH", "/v1/accounts/acme", {"issuers": ["idp"]})
+        assert ada.ok("GET", "/v1/key")["credential"] == "oidc"
 
 
 def test_a_token_has_a_key_too_and_what_its_membership_gives(opened):
@@ -643,7 +659,7 @@ def test_a_provider_is_added_priced_switched_and_removed_at_once(site):
     assert operator.refused("POST", "/v1/providers/other/prices", price | {"usd_per_request": "2"}) == (409, "conflict")
     operator.ok("PATCH", "/v1/providers/other", {"enabled": False})
     assert offering(site) == ["local"]
-    assert [one["slug"] for one in operator.ok("GET", "/v1/providers")["data"]] == ["away", "local", "other"]
+    assert [one["slug"] for one in operator.ok("GET", "/v1/providers")["data"]] == ["local", "away", "other"]
     operator.ok("DELETE", "/v1/providers/other")
     assert operator.refused("GET", "/v1/providers/other") == (404, "not_found")
 

@@ -148,6 +148,7 @@ def test_a_token_says_who_it_speaks_for():
         issuer="ours",
         subject="someone",
         account="acme",
+        is_by_claim=True,
         user="ada",
         tags=("env:prod", "fixed"),
         project="search",
@@ -425,6 +426,7 @@ def test_a_claim_that_makes_no_name_of_an_account_denies(owner):
 
 def test_an_account_may_be_a_name_or_a_claim_with_something_before_it():
     assert verified(token(), account="team-a").account == "team-a"
+    assert not verified(token(), account="team-a").is_by_claim
     assert verified(token(), account="ci-{owner}").account == "ci-acme"
     assert verified(token(owner=42), account="ci-{owner}").account == "ci-42"
 

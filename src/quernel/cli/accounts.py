@@ -266,6 +266,7 @@ def print_account(account: "Account", *, as_json: bool) -> None:
         ("models", " ".join(shown.models)),
         ("providers", " ".join(shown.providers)),
         ("regions", " ".join(shown.regions)),
+        ("issuers", " ".join(shown.issuers)),
         ("zdr", "yes" if shown.zdr else ""),
         ("no training", "yes" if shown.no_training else ""),
         ("capture", "yes" if shown.capture else ""),

@@ -66,6 +66,7 @@ class AccountSettings:
         models: Models that it may ask; empty for all.
         providers: Providers that may answer it; empty for all.
         regions: Regions in which its requests may be computed; empty for all.
+        issuers: Issuers whose tokens may name it by a claim.
         capture: Whether its requests and replies are written to the capture file of the gateway, if it has one.
     """
 
@@ -75,6 +76,7 @@ class AccountSettings:
     models: tuple[str, ...] = ()
     providers: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
+    issuers: tuple[str, ...] = ()
     capture: bool = False
 
     @classmethod
@@ -91,6 +93,7 @@ class AccountSettings:
             models=tuple(table.get("models", ())),
             providers=tuple(table.get("providers", ())),
             regions=tuple(table.get("regions", ())),
+            issuers=tuple(table.get("issuers", ())),
             capture=bool(table.get("capture", False)),
         )
 
@@ -103,6 +106,7 @@ class AccountSettings:
             "models": list(self.models),
             "providers": list(self.providers),
             "regions": list(self.regions),
+            "issuers": list(self.issuers),
             "capture": self.capture,
         }
 

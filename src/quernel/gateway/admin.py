@@ -2,8 +2,8 @@
 
 What a key may see and change here is its scopes' matter (`quernel.gateway.admin_routes` has them) and its account's:
 another account is not there for it, unless it has the scope `operate`. Members of an account change its name, `zdr`,
-`no_training` and `capture`; its status, limits, models, providers and regions are what the operator grants it, and
-only the operator's to change. Nobody gives a key or member a scope that they lack themselves.
+`no_training` and `capture`; its status, limits, models, providers, regions and issuers are what the operator grants it,
+and only the operator's to change. Nobody gives a key or member a scope that they lack themselves.
 
 Every change is written down in its own transaction, and this process acts upon it before it answers; others do within
 a second.
@@ -126,7 +126,7 @@ KEY_RULES = ("scopes", "models", "providers", "limits", "zdr", "no_training", "t
 MEMBERS_RULES = ("zdr", "no_training", "capture")
 """Settings of an account that its members change."""
 
-OPERATORS_RULES = ("limits", "models", "providers", "regions")
+OPERATORS_RULES = ("limits", "models", "providers", "regions", "issuers")
 """Settings of an account that only the operator changes."""
 
 OPEN_SECRET = re.compile(r"env:\w+_API_(KEY|TOKEN)", re.ASCII)

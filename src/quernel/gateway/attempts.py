@@ -3,10 +3,11 @@
 import asyncio
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from quernel.errors import (
     DeadlineExceededError,
@@ -74,13 +75,12 @@ class Trail:
         return [attempt.shown() for attempt in self.attempts]
 
 
-@runtime_checkable
-class Lasting(Protocol):
+class Lasting(ABC):
     """An answer that is still coming. It keeps its place at the provider until it is closed."""
 
+    @abstractmethod
     def when_closed(self, do: Callable[[], Awaitable[None]]) -> None:
         """Have something done when it is closed."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from quernel.errors import FailureKind, InternalError, ProviderError, SettingsError
+from quernel.gateway.attempts import Lasting
 from quernel.gateway.formats import parse_options
 from quernel.gateway.transport import HttpReply, HttpStream, Transport, check_headers, failure_of_reply
 from quernel.gateway.upstream import Endpoint, Secret, join_url
@@ -54,7 +55,7 @@ class ChatReply:
     num_bytes: int
 
 
-class ChatStream:
+class ChatStream(Lasting):
     """An answer that is still being written. Whoever has it closes it.
 
     Args:

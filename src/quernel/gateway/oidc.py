@@ -61,6 +61,7 @@ class Identity:
         issuer: Name of the issuer's table.
         subject: The token's `sub`.
         account: The account that pays.
+        is_by_claim: Whether a claim names it, rather than the issuer's table.
         user: The user, if the issuer's table maps one.
         tags: Tags for what is used.
         project: The project, if the issuer's table maps one.
@@ -73,6 +74,7 @@ class Identity:
     issuer: str
     subject: str
     account: str
+    is_by_claim: bool
     user: str | None
     tags: tuple[str, ...]
     project: str | None
@@ -260,6 +262,7 @@ def _accept_claims(issuer: Issuer, claims: Mapping[str, Any], now: float) -> _Ac
         issuer=issuer.name,
         subject=registered.sub,
         account=account,
+        is_by_claim=issuer.account != account,
         user=_label(issuer, "user", issuer.user, claims),
         tags=tuple(tag for tag in tags if tag is not None),
         project=_label(issuer, "project", issuer.project, claims),

@@ -26,6 +26,7 @@ from quernel.errors import (
 from quernel.gateway.accounts import (
     PERMISSIONS,
     Account,
+    AccountSettings,
     AccountStatus,
     create_account,
     find_account,
@@ -248,7 +249,13 @@ class Principals:
                 return PermissionDeniedError(
                     f"There is no account {identity.account!r} for this token.", hint="Ask the operator to make it."
                 )
-            account = await self._provision(identity.account)
+            account = await self._provision(identity)
+        if identity.is_by_claim and identity.issuer not in account.settings.issuers:
+            # Somebody else may have the same name with an issuer as has the account here.
+            return PermissionDeniedError(
+                f"Tokens of {identity.issuer} may not name the account {identity.account!r}.",
+                hint="The operator allows it by adding the issuer to the account's `issuers`.",
+            )
         refusal = _refusal_of(account)
         if refusal is not None:
             return refusal
@@ -272,12 +279,16 @@ class Principals:
             meters=meters_of(account, key, settings),
         )
 
-    async def _provision(self, slug: str) -> Account:
+    async def _provision(self, identity: Identity) -> Account:
+        settings = AccountSettings(issuers=(identity.issuer,) if identity.is_by_claim else ())
+
         def operation(connection: Connection) -> Account:
             try:
-                return create_account(connection, slug, now=now_ms(), welcome=self._welcome, actor="oidc")
+                return create_account(
+                    connection, identity.account, now=now_ms(), settings=settings, welcome=self._welcome, actor="oidc"
+                )
             except ConflictError:  # another request was first
-                return find_account(connection, slug)
+                return find_account(connection, identity.account)
 
         return await self._database.write(operation)
 

@@ -348,12 +348,13 @@ class HttpEmbeddingModel(_HttpModel[EmbeddingFormat]):
             expressed = express_embedding(request, self._wire, self._target)
         except NoRouteError as error:
             raise self._inexpressible(error) from None
-        parts = [replace(expressed, inputs=expressed.inputs[part]) for part in self._parts(len(request.inputs))]
+        slices = self._parts(len(request.inputs))
+        if len(slices) == 1:
+            return await self._answer_part(expressed, request)
+        parts = [replace(expressed, inputs=expressed.inputs[part]) for part in slices]
         replies = await _all_of(
             [partial(self._answer_part, part, request) for part in parts], self._endpoint.concurrency
         )
-        if len(replies) == 1:
-            return replies[0]
         results = [reply.result for reply in replies]
         merged = EmbeddingResult(
             vectors=np.concatenate([result.vectors for result in results]),
@@ -371,8 +372,9 @@ class HttpEmbeddingModel(_HttpModel[EmbeddingFormat]):
         except InternalError as error:
             failure = self._bad(error.message)
         else:
-            vectors = self._checked(decoded.result.vectors, len(part.inputs), whole)
-            return replace(decoded, result=replace(decoded.result, vectors=vectors))
+            given = decoded.result.vectors
+            vectors = self._checked(given, len(part.inputs), whole)
+            return decoded if vectors is given else replace(decoded, result=replace(decoded.result, vectors=vectors))
         raise failure  # without the error, whose own cause holds the reply
 
     def _checked(self, vectors: Vectors, count: int, request: EmbeddingRequest) -> Vectors:
@@ -392,7 +394,8 @@ class HttpEmbeddingModel(_HttpModel[EmbeddingFormat]):
             raise self._bad(f"Its vectors have {given} numbers where {wanted} were asked for.")
         if not np.isfinite(vectors).all():
             raise self._bad("It has a vector with NaN or infinity.")
-        vectors = vectors[:, :wanted]
+        if given != wanted:
+            vectors = vectors[:, :wanted]
         if not vectors.any(axis=1).all():
             raise self._bad("It has a vector of zeros.")
         may_scale = request.normalize or (request.normalize is None and self._target.options.scales)
@@ -492,8 +495,6 @@ def _scaled(vectors: Vectors) -> Vectors:
 
 async def _all_of(works: Sequence[Callable[[], Awaitable[T]]], at_once: int) -> list[T]:
     """The results of all works, so many of them at the same time; when one fails, the others are given up."""
-    if len(works) == 1:
-        return [await works[0]()]
     left = iter(enumerate(works))
     results: dict[int, T] = {}
 

@@ -128,6 +128,7 @@ def show_account(account: Account) -> AccountEntry:
         models=list(settings.models),
         providers=list(settings.providers),
         regions=list(settings.regions),
+        issuers=list(settings.issuers),
         zdr=settings.zdr,
         no_training=settings.no_training,
         capture=settings.capture,

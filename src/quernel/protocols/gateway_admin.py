@@ -34,6 +34,7 @@ Count = Annotated[int, Meta(ge=0)]
 ModelNames = Annotated[list[Label], Meta(description="Models that may be asked; empty for all.")]
 ProviderNames = Annotated[list[Label], Meta(description="Providers that may answer; empty for all.")]
 Regions = Annotated[list[Label], Meta(description="Regions in which requests may be computed; empty for all.")]
+Issuers = Annotated[list[str], Meta(description="Issuers whose tokens may name the account by a claim.")]
 ZeroRetention = Annotated[bool, Meta(description="Only providers that keep nothing.")]
 NoTraining = Annotated[bool, Meta(description="Only providers that do not train on requests.")]
 Capture = Annotated[
@@ -253,6 +254,7 @@ class AccountBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_field
     models: ModelNames | None = None
     providers: ProviderNames | None = None
     regions: Regions | None = None
+    issuers: Issuers | None = None
     zdr: ZeroRetention | None = None
     no_training: NoTraining | None = None
     capture: Capture | None = None
@@ -270,6 +272,7 @@ class AccountChangeBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown
     models: ModelNames | None = None
     providers: ProviderNames | None = None
     regions: Regions | None = None
+    issuers: Issuers | None = None
     zdr: ZeroRetention | None = None
     no_training: NoTraining | None = None
     capture: Capture | None = None
@@ -287,6 +290,7 @@ class AccountEntry(Struct, kw_only=True):
     models: ModelNames
     providers: ProviderNames
     regions: Regions
+    issuers: Issuers
     zdr: ZeroRetention
     no_training: NoTraining
     capture: Capture
