@@ -82,11 +82,10 @@ def test_no_two_keys_are_alike():
     assert MINT.new("0123456789")[0] == "0123456789"
 
 
-@given(st.data())
-def test_a_key_with_one_wrong_letter_is_none(data):
-    _, text, _ = MINT.new("0123456789")
-    place = data.draw(st.integers(len("quernel_"), len(text) - 1))
-    letter = data.draw(st.sampled_from(ALPHABET).filter(lambda letter: letter != text[place]))
+@given(st.integers(len("quernel_"), len(MINT.new()[1]) - 1), st.integers(1, len(ALPHABET) - 1))
+def test_a_key_with_one_wrong_letter_is_none(place, shift):
+    _, text, _ = MINT.new()
+    letter = ALPHABET[(ALPHABET.find(text[place]) + shift) % len(ALPHABET)]
     assert key_id_of(text[:place] + letter + text[place + 1 :]) is None
 
 

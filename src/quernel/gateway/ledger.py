@@ -176,7 +176,7 @@ def _find_hold(connection: Connection, hold_id: str) -> _HoldRow | None:
 
 
 def hold(connection: Connection, wanted: Hold, *, now: int) -> Admission:
-    """Reserve what a request costs, and count it against its limits. What was paid for is counted, and costs nothing.
+    """Reserve what a request costs, and count it against its limits; one that is paid for, as a request alone.
 
     Raises:
         ConflictError: The same request is under way.
@@ -187,7 +187,7 @@ def hold(connection: Connection, wanted: Hold, *, now: int) -> Admission:
     balance, held = lock(connection, wanted.account)
     is_again = wanted.id != wanted.asker
     if is_again and _entry(connection, wanted.account, EntryKind.CHARGE, wanted.id) is not None:
-        _, remaining = limits.take(connection, wanted.meters, tokens=wanted.tokens, spend=0, now=now)
+        _, remaining = limits.take(connection, wanted.meters, tokens=0, spend=0, now=now)
         return Admission(available=balance - held, remaining=remaining)
     before = _find_hold(connection, wanted.id)
     if before is not None and before.asker == wanted.asker:
