@@ -4,9 +4,9 @@ import asyncio
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from quernel.errors import (
@@ -17,6 +17,7 @@ from quernel.errors import (
     ProviderError,
     QuernelError,
 )
+from quernel.gateway.health import Health
 from quernel.gateway.providers import Provider
 from quernel.gateway.router import Candidate
 
@@ -195,66 +196,61 @@ class Attempts:
             InvalidRequestError: It finds fault with the request, and is of this process.
             ProviderError: Anything else that goes wrong.
         """
-        async with AsyncExitStack() as place:
-            await place.enter_async_context(self._slot(candidate.provider, work.deadline))
-            health, started = candidate.health, self._clock()
-            health.begin(started)
-            outcome, status = "abandoned", None
-            try:
-                async with asyncio.timeout(min(work.deadline - started, candidate.provider.timeout_seconds)):
-                    value = await work.call(candidate)
-            except InvalidRequestError as error:
-                outcome, status = FailureKind.REFUSED.value, error.status
-                health.fail(self._clock(), FailureKind.REFUSED)
-                raise
-            except (QuernelError, TimeoutError) as error:
-                failure = _as_failure(error, candidate.provider.slug)
-                outcome, status = failure.kind.value, failure.upstream_status
-                health.fail(self._clock(), failure.kind, retry_after=failure.retry_after)
-                raise failure from error
-            except BaseException:
-                health.abandon()
-                raise
-            else:
-                outcome = "ok"
-                seconds = self._clock() - started
-                health.succeed(self._clock(), seconds=seconds, tokens=work.tokens)
-                if isinstance(value, Lasting):
-                    health.begin(self._clock())
-                    place.callback(health.abandon)
-                    value.when_closed(place.pop_all().aclose)
-                return Answer(value, candidate, seconds)
-            finally:
-                work.trail.attempts.append(
-                    Attempt(
-                        provider=candidate.provider.slug,
-                        model=candidate.offer.model,
-                        outcome=outcome,
-                        status=status,
-                        milliseconds=(self._clock() - started) * 1000,
-                    )
+        slots = await self._take_slot(candidate.provider, work.deadline)
+        health, started = candidate.health, self._clock()
+        health.begin(started)
+        outcome, status, is_over = "abandoned", None, True
+        try:
+            async with asyncio.timeout(min(work.deadline - started, candidate.provider.timeout_seconds)):
+                value = await work.call(candidate)
+        except InvalidRequestError as error:
+            outcome, status = FailureKind.REFUSED.value, error.status
+            health.fail(self._clock(), FailureKind.REFUSED)
+            raise
+        except (QuernelError, TimeoutError) as error:
+            failure = _as_failure(error, candidate.provider.slug)
+            outcome, status = failure.kind.value, failure.upstream_status
+            health.fail(self._clock(), failure.kind, retry_after=failure.retry_after)
+            raise failure from error
+        except BaseException:
+            health.abandon()
+            raise
+        else:
+            outcome, now = "ok", self._clock()
+            health.succeed(now, seconds=now - started, tokens=work.tokens)
+            if isinstance(value, Lasting):
+                is_over = False
+                health.begin(now)
+                value.when_closed(partial(_leave, health, slots))
+            return Answer(value, candidate, now - started)
+        finally:
+            if is_over and slots is not None:
+                slots.release()
+            work.trail.attempts.append(
+                Attempt(
+                    provider=candidate.provider.slug,
+                    model=candidate.offer.model,
+                    outcome=outcome,
+                    status=status,
+                    milliseconds=(self._clock() - started) * 1000,
                 )
+            )
 
-    @asynccontextmanager
-    async def _slot(self, provider: Provider, deadline: float) -> AsyncIterator[None]:
-        """A place among the requests that a provider takes at once.
+    async def _take_slot(self, provider: Provider, deadline: float) -> asyncio.Semaphore | None:
+        """A place among the requests that a provider takes at once, to be released; `None` where it takes any number.
 
         Raises:
             ProviderError: None became free in time.
         """
         if provider.concurrency is None:
-            yield
-            return
+            return None
         slots = self._slots.setdefault(provider.slug, asyncio.Semaphore(provider.concurrency))
         try:
             async with asyncio.timeout(deadline - self._clock()):
                 await slots.acquire()
         except TimeoutError as error:
             raise ProviderError(f"{provider.slug} has no room.", kind=FailureKind.RATE_LIMITED) from error
-        try:
-            yield
-        finally:
-            slots.release()
+        return slots
 
     async def _hedged(self, first: Candidate, second: Candidate, work: "_Work[T]") -> Answer[T]:
         """The answer of whichever is first; the second is asked only if the first takes unusually long."""
@@ -283,6 +279,13 @@ class Attempts:
                 one.cancel()
             # What was cancelled ends here, so that its attempt is in the trail and its slot is free.
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _leave(health: Health, slots: asyncio.Semaphore | None) -> None:
+    """Give up the place of an answer that is closed."""
+    health.abandon()
+    if slots is not None:
+        slots.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,16 @@ TIME_BITS, RANDOM_BITS = 48, 80
 ULID_LETTERS = 26
 
 
+PAIRS = [first + second for first in ALPHABET for second in ALPHABET]
+"""Two letters at once: every request gets a name."""
+
+
 def base32(number: int, letters: int) -> str:
     """A number in so many letters, the highest first."""
-    return "".join(ALPHABET[number >> shift & 31] for shift in range(LETTER_BITS * (letters - 1), -1, -LETTER_BITS))
+    odd = letters % 2
+    first = ALPHABET[number >> LETTER_BITS * (letters - 1) & 31] if odd else ""
+    shifts = range(LETTER_BITS * (letters - odd - 2), -1, -2 * LETTER_BITS)
+    return first + "".join([PAIRS[number >> shift & 1023] for shift in shifts])
 
 
 def new_id(prefix: str) -> str:
