@@ -75,6 +75,7 @@ SCOPES = {
     ("GET", "/v1/providers/{slug}"): "operate",
     ("PATCH", "/v1/providers/{slug}"): "operate",
     ("DELETE", "/v1/providers/{slug}"): "operate",
+    ("DELETE", "/v1/canaries/{model:path}"): "operate",
     ("POST", "/v1/providers/{slug}/prices"): "operate",
     ("GET", "/v1/audit"): "operate",
     ("GET", "/v1/reconcile"): "operate",
@@ -630,6 +631,13 @@ def offering(site):
     """Who offers the embedding model."""
     found = site.operator.ok("GET", f"/v1/models/{EMBEDDING}/endpoints")["data"]["endpoints"]
     return [one["provider"] for one in found]
+
+
+def test_stored_vectors_of_a_model_are_forgotten_once(site):
+    row = {"model": f"{EMBEDDING}@full", "number": 0, "vector": b"", "provider": "local", "time": 1}
+    site.parts.database.write_now(lambda connection: connection.execute(sa.insert(schema.canaries), row).rowcount)
+    assert site.operator.ok("DELETE", f"/v1/canaries/{EMBEDDING}") == {"id": EMBEDDING, "deleted": True}
+    assert site.operator.refused("DELETE", f"/v1/canaries/{EMBEDDING}") == (404, "not_found")
 
 
 def test_a_provider_is_added_priced_switched_and_removed_at_once(site):

@@ -245,6 +245,17 @@ def find(slug: str, given: dict[str, Any]) -> "ProviderEntry":
     return show_provider(stored.provider, source=stored.source, updated=stored.updated)
 
 
+@command.command("recheck", short_help="Compare a model's providers with one another anew.")
+@click.argument("model")
+@quiet_option
+@books_options
+def recheck(*, model: str, quiet: bool, **given: Any) -> None:
+    """Forget the vectors that providers of MODEL are compared with, as when the model itself was changed."""
+    with opened_books(given) as books:
+        books.change(lambda editor: editor.reset_canaries(model))
+    say(f"Providers of {model} are compared anew.", quiet=quiet)
+
+
 def switch(slug: str, *, enabled: bool, as_json: bool, quiet: bool, given: dict[str, Any]) -> None:
     """Ask a provider, or ask it no more."""
     with opened_books(given) as books:

@@ -615,6 +615,13 @@ async def add_price(request: Request, body: bytes) -> Response:
     return reply(show_new_price(slug, wire.model, added))
 
 
+async def reset_canaries(request: Request, body: bytes) -> Response:
+    """A model whose providers are compared with one another anew."""
+    model = named(request, "model")
+    await change(request, lambda editor: editor.reset_canaries(model))
+    return reply(DeletedReply(id=model))
+
+
 async def _show_provider(request: Request, slug: str) -> Response:
     stored = await read(request, lambda connection: find_provider(connection, slug))
     return reply(_provider(request, gateway_of(request).registry, stored))

@@ -308,6 +308,14 @@ ADMIN = (
         reply=DeletedReply,
     ),
     _route(
+        "DELETE",
+        "/v1/canaries/{model:path}",
+        admin.reset_canaries,
+        "Forget the vectors that providers of a model are compared with, as when the model itself was changed.",
+        scope=OPERATE,
+        reply=DeletedReply,
+    ),
+    _route(
         "POST",
         "/v1/providers/{slug}/prices",
         admin.add_price,

@@ -7,10 +7,11 @@ from urllib.parse import urlsplit
 
 from sqlalchemy.engine import Connection
 
-from quernel.errors import InvalidRequestError, SettingsError
+from quernel.errors import InvalidRequestError, NotFoundError, SettingsError
 from quernel.gateway import accounts, byok, keys, ledger, provider_store
 from quernel.gateway.accounts import Account, AccountKind, AccountSettings, AccountStatus, Member, Role
 from quernel.gateway.audit import note_change
+from quernel.gateway.canary import reset_canaries
 from quernel.gateway.keys import Key, KeyMint, KeySettings
 from quernel.gateway.ledger import EntryKind
 from quernel.gateway.marks import bump
@@ -214,6 +215,16 @@ class Editor:
         """Ask a provider, or ask it no more. Errors as `provider_store.switch_provider`."""
         provider_store.switch_provider(self.connection, slug, enabled=enabled)
         self._note("provider.switch", slug, {"enabled": enabled})
+
+    def reset_canaries(self, model: str) -> None:
+        """Forget the vectors that providers of a model are compared with; the next look stores and compares anew.
+
+        Raises:
+            NotFoundError: None are stored.
+        """
+        if not reset_canaries(self.connection, model):
+            raise NotFoundError(f"No vectors of {model} are stored.", param="model", hint="Use its name, no alias.")
+        self._note("canaries.reset", model, {})
 
     def add_price(self, slug: str, model: str, price: Price) -> Price:
         """A new price, from when it says. Errors as `provider_store.add_price`."""
