@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from quernel.server import app as app_module
+from quernel.server import assembly
 from quernel.server.app import create_app
 from quernel.server.config import ServerConfig
 from quernel.server.tracing import Traces, open_traces
@@ -22,7 +22,7 @@ def traced(monkeypatch):
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(app_module, "open_traces", lambda endpoint: Traces(provider.get_tracer("test")))
+    monkeypatch.setattr(assembly, "open_traces", lambda endpoint: Traces(provider.get_tracer("test")))
     model = FakeEmbeddingModel()
     client = TestClient(
         create_app([model], config=ServerConfig(otlp_endpoint="http://127.0.0.1:1")), raise_server_exceptions=False

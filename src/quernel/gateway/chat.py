@@ -16,7 +16,7 @@ from quernel.errors import FailureKind, InternalError, ProviderError, SettingsEr
 from quernel.gateway.attempts import Lasting
 from quernel.gateway.formats import parse_options
 from quernel.gateway.transport import HttpReply, HttpStream, Transport, check_headers, failure_of_reply
-from quernel.gateway.upstream import Endpoint, Secret, join_url
+from quernel.gateway.upstream import Endpoint, Secret, join_url, key_headers
 from quernel.protocols.chat import (
     DONE_DATA,
     STREAM_TYPE,
@@ -250,11 +250,7 @@ class HttpChatModel:
 
     def _headers(self) -> dict[str, str]:
         endpoint = self._endpoint
-        if self._key is None:
-            return dict(endpoint.headers)
-        own = parse_options(endpoint.options).key_header
-        key = {"authorization": f"Bearer {self._key.reveal()}"} if own is None else {own: self._key.reveal()}
-        return {**endpoint.headers, **key}
+        return {**endpoint.headers, **key_headers(self._key, parse_options(endpoint.options))}
 
 
 def reported_failure(status: int, body: bytes, provider: str) -> ProviderError:

@@ -1,7 +1,6 @@
 """What the gateway has open: its models, its providers as the database has them now, and a way to ask each."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from quernel.errors import SettingsError
@@ -74,15 +73,6 @@ class LocalUpstream:
     def refuses(self, request: Any) -> str | None:
         """Nothing."""
         return None
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A provider's model, ready to be asked."""
-
-    provider: Provider
-    offer: Offer
-    upstream: Upstream
 
 
 class Registry:

@@ -154,7 +154,7 @@ class Endpoint:
             if number is not None and not number > 0:
                 raise SettingsError(f"{self.provider}: {name} is {number}.", param=name, hint="Set more than 0.")
         check_base_url(self.base_url, allow_http=self.allow_http)
-        key = _key_headers(self.api_key, parse_options(self.options))
+        key = key_headers(self.api_key, parse_options(self.options))
         for name, value in {**self.headers, **key}.items():
             if not is_sendable(name, value):
                 raise SettingsError(
@@ -229,7 +229,8 @@ def join_url(base_url: str, path: str) -> str:
     return "/".join([*head, *given, *wanted[shared:]])
 
 
-def _key_headers(key: Secret | None, options: Options) -> dict[str, str]:
+def key_headers(key: Secret | None, options: Options) -> dict[str, str]:
+    """The headers that a key is sent in, as its endpoint wants them; none where there is no key."""
     if key is None:
         return {}
     if options.key_header is not None:
@@ -265,7 +266,7 @@ class _HttpModel(Generic[W]):
         Raises:
             InvalidRequestError: The key cannot be sent.
         """
-        check_headers(_key_headers(key, self._target.options))
+        check_headers(key_headers(key, self._target.options))
         other = copy(self)
         other._key = key
         return other
@@ -285,7 +286,7 @@ class _HttpModel(Generic[W]):
         headers = {
             **self._wire.headers(self._target),
             **endpoint.headers,
-            **_key_headers(self._key, self._target.options),
+            **key_headers(self._key, self._target.options),
         }
         try:
             return await self._transport.post(

@@ -7,30 +7,19 @@ from contextlib import asynccontextmanager, suppress
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Scope
 
+from quernel.server.assembly import assemble
 from quernel.server.config import ServerConfig
 from quernel.server.exchange import Exchange
-from quernel.server.handlers import TRUNCATED_HEADER, root
 from quernel.server.inference import LocalAsker
 from quernel.server.keys import PUBLIC, Keys, read_keys
 from quernel.server.loading import LoadModel, ModelLoader
 from quernel.server.metrics import Metrics
-from quernel.server.middleware import (
-    EXCEPTION_HANDLERS,
-    REQUEST_ID_HEADER,
-    ExchangeMiddleware,
-    Observer,
-    log_exchange,
-    route,
-)
 from quernel.server.models import ModelSpec, ModelTable, ServedModel
 from quernel.server.openapi import build_openapi
 from quernel.server.routes import ENDPOINTS
 from quernel.server.served import Served
-from quernel.server.tracing import open_traces
 from quernel.types import EmbeddingModel, RerankModel
 
 
@@ -62,13 +51,6 @@ def create_app(
     places = [ServedModel(spec) for spec in specs]
     for place in places:
         table.add(place)
-    metrics = Metrics(table)
-    observers: list[Observer] = [metrics.observe]
-    if config.access_log:
-        observers.append(log_exchange)
-    traces = None if config.otlp_endpoint is None else open_traces(config.otlp_endpoint)
-    if traces is not None:
-        observers.append(traces.observe)
     keys = Keys(
         [*config.api_key, *(read_keys(config.api_key_file) if config.api_key_file is not None else ())],
         config.admin_key,
@@ -80,7 +62,7 @@ def create_app(
             keys.check(Headers(scope=scope))
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan() -> AsyncIterator[None]:
         async def load_all() -> None:
             await loader.load_all(places)
             settle_garbage()
@@ -94,47 +76,17 @@ def create_app(
             with suppress(asyncio.CancelledError):
                 await loading
             await loader.close()
-            if traces is not None:
-                await asyncio.to_thread(traces.shut_down)
 
-    middleware = [
-        Middleware(
-            ExchangeMiddleware,
-            root_path=config.root_path,
-            max_body_bytes=config.max_body_bytes,
-            gate=gate,
-            dialects={endpoint.path: endpoint.error_dialects[0] for endpoint in ENDPOINTS},
-            handlers={(endpoint.method, endpoint.path): endpoint.handler for endpoint in ENDPOINTS},
-            observers=observers,
-        )
-    ]
-    if config.cors_origins:
-        cors = Middleware(
-            CORSMiddleware,
-            allow_origins=config.cors_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["*"],
-            expose_headers=[REQUEST_ID_HEADER, TRUNCATED_HEADER, "retry-after"],
-        )
-        # Outermost, so that a page can read errors too, and asks what it may without a key.
-        middleware.insert(0, cors)
-    app = Starlette(
-        routes=[route("GET", "/", root), *(route(one.method, one.path, one.handler) for one in ENDPOINTS)],
-        middleware=middleware,
-        exception_handlers=dict(EXCEPTION_HANDLERS),
-        lifespan=lifespan,
-    )
-    app.router.redirect_slashes = False
-    app.state.served = Served(
+    served = Served(
         asker=LocalAsker(table),
         config=config,
-        metrics=metrics,
+        metrics=Metrics(table),
         document=build_openapi(ENDPOINTS, root_path=config.root_path),
         models=table,
         loader=loader,
         keys=keys,
     )
-    return app
+    return assemble(ENDPOINTS, served, gate=gate, lifespan=lifespan)
 
 
 def settle_garbage() -> None:
