@@ -349,3 +349,19 @@ def test_a_file_of_providers_is_added_whole_or_not_at_all(run, url, tmp_path, li
     assert [one["slug"] for one in lines("providers", "list")] == ["local"]
     file.write_text("[gateway]\n")
     assert run("providers", "add", file).exit_code == 2
+
+
+@pytest.mark.parametrize("arguments", [("gateway", "-p", "0"), ("keys", "list")])
+def test_without_its_packages_the_gateway_says_what_to_install(arguments):
+    code = f"""
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "joserfc" else find(name, *rest)
+sys.argv = ["quernel", *{arguments!r}]
+from quernel.cli.main import main
+main()
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert ran.returncode == 2
+    assert "needs joserfc" in ran.stderr
+    assert "quernel[gateway]" in ran.stderr

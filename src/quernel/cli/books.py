@@ -7,6 +7,7 @@ import getpass
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PACKAGES = ("aiohttp", "alembic", "cryptography", "joserfc", "sqlalchemy")
+"""What the extra `gateway` installs."""
+
 OPERATOR = "operator"
 """`quernel.gateway.opening.OPERATOR`, spelled here so that `--help` need not import it."""
 
@@ -34,6 +38,19 @@ def database_url(settings: GatewayConfig) -> str:
         return settings.database
     data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
     return f"sqlite:///{data / 'quernel' / 'gateway.db'}"
+
+
+def require_gateway() -> None:
+    """Refuse where the packages of the gateway are not installed.
+
+    Raises:
+        SettingsError: Such.
+    """
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise SettingsError(
+            f"The gateway needs {', '.join(missing)}, which is not installed.", hint="pip install 'quernel[gateway]'"
+        )
 
 
 def books_options(command: F) -> F:
@@ -112,6 +129,7 @@ def opened_books(given: Mapping[str, Any]) -> Iterator[Books]:
     Raises:
         SettingsError: They are not there, or not of this version.
     """
+    require_gateway()
     import sqlalchemy as sa
 
     from quernel.gateway import schema

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from quernel.cli.books import database_url
+from quernel.cli.books import database_url, require_gateway
 from quernel.cli.composition import LoadSettings, ModelChoice, open_model
 from quernel.cli.options import Command, option, quiet_option
 from quernel.cli.requests import MODEL, OUTPUT
@@ -58,6 +58,7 @@ def command(
     start and never again; quernel keys makes others.
     """
     started = time.monotonic()
+    require_gateway()
     settings = Settings(given)
     server, gateway = settings.build("server", ServerConfig), settings.build("gateway", GatewayConfig)
     engine, load = settings.build("engine", EngineConfig), settings.build("load", LoadSettings)
