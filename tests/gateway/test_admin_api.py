@@ -23,6 +23,7 @@ from quernel.gateway.principals import Principals
 from quernel.server.openapi import build_openapi
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
+from tests.support.canaries import no_canaries
 
 EMBEDDING, RERANKER = "fake/embedding", "fake/reranker"
 
@@ -155,7 +156,7 @@ def opened(database_url, tmp_path):
             local={EMBEDDING: FakeEmbeddingModel(), RERANKER: FakeRerankModel()},
         )
         parts = change(parts)
-        with running(create_gateway_app(parts)) as url, httpx.Client(base_url=url) as http:
+        with no_canaries(), running(create_gateway_app(parts)) as url, httpx.Client(base_url=url) as http:
             yield Site(url, http, parts)
 
     return open_site
