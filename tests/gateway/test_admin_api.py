@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import httpx
 import pytest
 import sqlalchemy as sa
+from tests.support.canaries import no_canaries
 
 from quernel.gateway import schema
 from quernel.gateway.admin_routes import ADMIN
@@ -23,7 +24,6 @@ from quernel.gateway.principals import Principals
 from quernel.server.openapi import build_openapi
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
-from tests.support.canaries import no_canaries
 
 EMBEDDING, RERANKER = "fake/embedding", "fake/reranker"
 
