@@ -5,7 +5,6 @@ The wire formats are the server's; here stands what they share in a gateway.
 
 import hashlib
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
@@ -32,7 +31,7 @@ from quernel.server.inference import (
     INSTRUCTION_HEADER,
     complete_embedding,
     complete_rerank,
-    time_left,
+    deadline_of,
     until_done,
 )
 from quernel.server.middleware import header
@@ -148,9 +147,7 @@ def ask_of(request: Request, options: ProviderOptions | None = None) -> Ask:
     if tags is not None:
         found = replace(found, tags=(*found.tags, *(tag.strip() for tag in tags.decode("latin-1").split(","))))
     key = header(request.scope, IDEMPOTENCY_HEADER)
-    seconds = time_left(request)
-    expires = None if seconds is None else time.perf_counter() + seconds
-    ask = Ask(principal=principal, options=found, started=exchange.started, expires=expires)
+    ask = Ask(principal=principal, options=found, started=exchange.started, deadline=deadline_of(request))
     if key:
         ask.idempotency_key = key.decode("latin-1")
         ask.fingerprint = _fingerprint(request)

@@ -71,6 +71,9 @@ CLIENT_CLOSED = 499
 
 CLIENT_CLOSED_CODE = "client_closed"
 
+TIMER_SECONDS = 0.002
+"""A timer of the event loop counts whole milliseconds and may end before its time."""
+
 MOST_OWN = 1_000
 """Accounts with keys of their own to providers whose health is kept, those that asked last."""
 
@@ -83,7 +86,7 @@ class Ask:
         principal: Who asks.
         options: Where it may go, and for whom it is.
         generation: The id that it is written down under.
-        expires: When its time is over, by the same clock; `None` for never.
+        deadline: When its time is over, by the same clock; `None` for never.
         idempotency_key: The caller's name for it; `None` where it has none.
         fingerprint: A digest of it, for the idempotency key.
         started: When it came, by `time.perf_counter`.
@@ -93,7 +96,7 @@ class Ask:
     principal: Principal
     options: ProviderOptions = field(default_factory=ProviderOptions)
     generation: str = field(default_factory=lambda: new_id("gen"))
-    expires: float | None = None
+    deadline: float | None = None
     idempotency_key: str | None = None
     fingerprint: bytes = b""
     started: float = field(default_factory=time.perf_counter)
@@ -568,7 +571,7 @@ class Gateway:
             row = replace(row, status=error.status, code=error.code)
         elif isinstance(error, Exception):
             row = replace(row, status=InternalError.status, code=InternalError.code)
-        elif ask.expires is not None and time.perf_counter() >= ask.expires:
+        elif ask.deadline is not None and time.perf_counter() >= ask.deadline - TIMER_SECONDS:
             row = replace(row, status=DeadlineExceededError.status, code=DeadlineExceededError.code)
         self._write_later(lambda connection: usage.record(connection, row), lock=row.account)
         self._note(ask, plan, row, None)

@@ -238,6 +238,16 @@ def time_left(request: Request) -> float | None:
     Raises:
         InvalidRequestError: The client's limit is none.
     """
+    deadline = deadline_of(request)
+    return None if deadline is None else max(deadline - time.perf_counter(), 0.0)
+
+
+def deadline_of(request: Request) -> float | None:
+    """When the request's time is over, by `time.perf_counter`; `None` where nobody has set a limit.
+
+    Raises:
+        InvalidRequestError: The client's limit is none.
+    """
     limits = []
     content = header(request.scope, TIMEOUT_HEADER.encode())
     if content is not None:
@@ -257,7 +267,7 @@ def time_left(request: Request) -> float | None:
         limits.append(most)
     if not limits:
         return None
-    return max(min(limits) - (time.perf_counter() - exchange_of(request).started), 0.0)
+    return exchange_of(request).started + min(limits)
 
 
 def check_vectors(result: EmbeddingResult, request: EmbeddingRequest) -> None:
