@@ -80,7 +80,8 @@ class Database:
             if self.is_sqlite
             else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         )
-        self._waiting: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
+        self._gathered: list[_Pending] = []
+        self._waiting: queue.SimpleQueue[list[_Pending] | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quernel-read")
         self._kept: Connection | None = None
         self._writer = threading.Thread(target=self._write_all, name="quernel-write", daemon=True)
@@ -104,8 +105,17 @@ class Database:
         done: asyncio.Future[T] = loop.create_future()
         with self._gate:  # nothing is put after the end, where nobody would take it
             self._require_open()
-            self._waiting.put(_Pending(operation, lock, loop, done))
+            self._gathered.append(_Pending(operation, lock, loop, done))
+            if len(self._gathered) == 1:
+                loop.call_soon(self._hand_over)
         return await done  # a caller that goes away takes nothing back
+
+    def _hand_over(self) -> None:
+        """Give the writer what was asked for in one turn of the event loop: one at a time, each would be a group."""
+        with self._gate:
+            if self._gathered:
+                self._waiting.put(self._gathered)
+                self._gathered = []
 
     async def read(self, operation: Operation[T]) -> T:
         """The result of an operation that writes nothing.
@@ -145,6 +155,7 @@ class Database:
             if self._closed:
                 return
             self._closed = True
+            self._waiting.put(self._gathered)
             self._waiting.put(None)
         self._writer.join()
         self._readers.shutdown()
@@ -173,12 +184,12 @@ class Database:
     def _next_group(self) -> "tuple[list[_Pending], bool]":
         """What waits, at least one; and whether that is the end."""
         group: list[_Pending] = []
-        pending = self._waiting.get()
-        while pending is not None:
-            group.append(pending)
-            if len(group) == MOST_IN_GROUP or self._waiting.empty():
+        gathered = self._waiting.get()
+        while gathered is not None:
+            group += gathered
+            if len(group) >= MOST_IN_GROUP or self._waiting.empty():
                 return group, False
-            pending = self._waiting.get()
+            gathered = self._waiting.get()
         return group, True
 
     def _attempt(self, operations: Sequence[Operation[Any]]) -> list[Any]:
