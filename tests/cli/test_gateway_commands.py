@@ -23,7 +23,7 @@ from quernel.testing import FakeEmbeddingModel
 
 MODEL = "fake/embedding"
 GROUPS = ("keys", "accounts", "usage", "providers")
-HEAVY = ("torch", "numpy", "starlette", "orjson", "sqlalchemy", "alembic", "cryptography", "aiohttp", "msgspec")
+HEAVY = ("torch", "numpy", "starlette", "orjson", "sqlalchemy", "alembic", "cryptography", "aiohappyeyeballs", "msgspec")
 
 PROVIDERS = """
 [[providers]]

@@ -15,6 +15,7 @@ from tests.support import provider as script
 from tests.support.provider import provider
 
 from quernel.errors import FailureKind, InvalidRequestError, ProviderError
+from quernel.gateway import http1
 from quernel.gateway import transport as module
 from quernel.gateway.transport import HttpReply, Transport, failure_of_reply, retry_after
 
@@ -98,7 +99,7 @@ def test_a_connection_serves_one_request_after_the_other():
 
 def test_a_large_body_arrives_whole():
     body = json.dumps({"model": "fake/embedding", "input": ["word " * 500] * 2_000}).encode()
-    assert len(body) > 4 * module.LARGE_BYTES
+    assert len(body) > 4 * http1.SEND_BYTES
     with provider("openai", [script.sends(b"{}")]) as served:
         run(lambda transport: post(transport, served, body))
     assert served.requests[0].body == body

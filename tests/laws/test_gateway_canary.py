@@ -40,7 +40,7 @@ TEXT = "canary-text-9f3a"
 MARK = re.compile(rb"canary.text.9f3a|63616e6172792d746578742d39663361|Y2FuYXJ5LXRleHQ", re.IGNORECASE)
 """The text, whatever stands for its dashes; in hexadecimal, as a log shows bytes; and the beginning of its base64."""
 
-LOGGERS = ("", "quernel", "sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "aiohttp", "uvicorn", "asyncio")
+LOGGERS = ("", "quernel", "sqlalchemy", "sqlalchemy.engine", "sqlalchemy.pool", "uvicorn", "asyncio")
 
 WITHOUT_MODEL = frozenset({"/", "/embed", "/rerank", "/similarity"})
 """Routes of TEI, which serves one model."""

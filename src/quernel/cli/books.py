@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PACKAGES = ("aiohttp", "alembic", "cryptography", "joserfc", "sqlalchemy")
+PACKAGES = ("aiohappyeyeballs", "alembic", "cryptography", "joserfc", "sqlalchemy")
 """What the extra `gateway` installs."""
 
 OPERATOR = "operator"

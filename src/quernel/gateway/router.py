@@ -142,10 +142,11 @@ def find_route(
     if not fitting:
         raise _all_paused(model, paused, left_out, now)
     sort = demands.sort or Sort.COST
-    ordered = sorted(fitting, key=lambda candidate: _place(candidate, demands, sort, now))
-    for candidate in ordered:
+    if len(fitting) > 1:
+        fitting.sort(key=lambda candidate: _place(candidate, demands, sort, now))
+    for candidate in fitting:
         left_out.pop(candidate.provider.slug, None)
-    return Route(candidates=tuple(ordered if demands.allow_fallbacks else ordered[:1]), left_out=left_out, sort=sort)
+    return Route(candidates=tuple(fitting if demands.allow_fallbacks else fitting[:1]), left_out=left_out, sort=sort)
 
 
 def _pool(demands: Demands, offers: Sequence[Offer]) -> frozenset[str]:
@@ -212,17 +213,19 @@ def _place(candidate: Candidate, demands: Demands, sort: Sort, now: float) -> tu
     """What candidates are ordered by, the smallest first."""
     slug = candidate.provider.slug
     ordered = demands.order.index(slug) if slug in demands.order else len(demands.order)
-    price = candidate.price
+    price, health = candidate.price, candidate.health
     cost = (price.token * max(demands.tokens, 1) + price.request, price.document, price.output_token)
-    latency = candidate.health.latency.quantile(0.5)
-    throughput = candidate.health.throughput.quantile(0.5)
     # What has never been asked comes first once, so that something becomes known of it.
-    seconds = -1.0 if latency is None else latency
-    slowness = -float("inf") if throughput is None else -throughput
+    if sort is Sort.THROUGHPUT:
+        throughput = health.throughput.quantile(0.5)
+        by: tuple[object, ...] = (-float("inf") if throughput is None else -throughput, cost)
+    else:
+        latency = health.latency.quantile(0.5)
+        seconds = -1.0 if latency is None else latency
+        by = (cost, seconds) if sort is Sort.COST else (seconds, cost)
     limit = candidate.provider.concurrency
-    is_full = limit is not None and candidate.health.running >= limit
-    by = {Sort.COST: (cost, seconds), Sort.LATENCY: (seconds, cost), Sort.THROUGHPUT: (slowness, cost)}
-    return (ordered, is_full, candidate.health.state(now) is BreakerState.PROBING, *by[sort])
+    is_full = limit is not None and health.running >= limit
+    return (ordered, is_full, health.state(now) is BreakerState.PROBING, *by)
 
 
 def _no_route(model: str, demands: Demands, left_out: Mapping[str, str]) -> NoRouteError:

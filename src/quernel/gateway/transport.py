@@ -2,17 +2,16 @@
 
 Whatever goes wrong comes out as a `ProviderError` with its kind. Nothing is followed to another address, kept as a
 cookie or read from the environment, and a reply that unfolds to more than was expected is dropped on the way. Errors
-name the provider and its status, never the address, a header or a text: aiohttp's own hold the request with its key,
-so none of them is chained to ours.
+name the provider and its status, never the address, a header or a text.
 
-Source: https://docs.aiohttp.org/en/stable/client_advanced.html; RFC 9110, sections 10.2.3 (Retry-After) and 15.
+Source: RFC 9110, sections 10.2.3 (Retry-After) and 15.
 """
 
 import asyncio
 import errno
-import io
 import math
 import re
+import socket
 import ssl
 import time
 import zlib
@@ -20,29 +19,22 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from types import SimpleNamespace
 from typing import Any
-
-import aiohttp
 
 from quernel._version import __version__
 from quernel.errors import FailureKind, InternalError, InvalidRequestError, ProviderError
+from quernel.gateway.http1 import (
+    BrokenError,
+    ClosedError,
+    ConnectError,
+    Connection,
+    Pool,
+    ReplyError,
+    Target,
+    head_of,
+    parse_target,
+)
 from quernel.protocols.body import decode_reply_body
-
-CONNECT_SECONDS = 5.0
-"""For the connection alone, TLS included: a provider that is away should not use up the time of a request."""
-
-KEEP_ALIVE_SECONDS = 60.0
-"""Less than servers keep an idle connection (nginx 75 s, ours 65 s), so that it is mostly we who close it."""
-
-ADDRESS_SECONDS = 60
-"""For which a host's addresses are remembered."""
-
-READ_BYTES = 2**18
-"""Read at once; a reply of 256 vectors is a megabyte or more."""
-
-LARGE_BYTES = 2**20
-"""A larger body is handed to the socket in pieces, so that other requests go on meanwhile."""
 
 ERROR_BYTES, ERROR_SECONDS = 2**16, 2.0
 """What is read of a reply that only says what is wrong, and how long is waited for each piece of it."""
@@ -92,23 +84,27 @@ KIND_OF_CODE: Mapping[str, FailureKind] = {
 """What a provider's own code means, whatever its status: OpenAI says 429 where the money is spent, others 400 for a
 model that they do not have."""
 
-STALE = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
-"""How a connection from the pool fails that the other side has closed."""
+FAILURES: Mapping[type[Exception], tuple[FailureKind, str]] = {
+    TimeoutError: (FailureKind.TIMEOUT, "did not answer in time"),
+    ClosedError: (FailureKind.UNREACHABLE, "closed the connection"),
+    BrokenError: (FailureKind.UNREACHABLE, "broke off in its reply"),
+    ReplyError: (FailureKind.BAD_REPLY, "answered what is no HTTP"),
+}
+"""What an error comes to."""
 
-REPORTED = (aiohttp.ClientError, OSError)
-"""Everything that aiohttp raises for a reason outside; `TimeoutError` is an `OSError`."""
+FAILED: tuple[type[Exception], ...] = (*FAILURES, ConnectError)
+"""Everything that goes wrong outside."""
 
-FAILURES: tuple[tuple[type[Exception], FailureKind, str], ...] = (
-    (aiohttp.ConnectionTimeoutError, FailureKind.UNREACHABLE, "could not be connected to in time"),
-    (TimeoutError, FailureKind.TIMEOUT, "did not answer in time"),
-    (aiohttp.ClientConnectorCertificateError, FailureKind.UNREACHABLE, "has a certificate that is not trusted"),
-    (aiohttp.ClientConnectorDNSError, FailureKind.UNREACHABLE, "has a host name that is not known"),
-    (aiohttp.ClientConnectorError, FailureKind.UNREACHABLE, "cannot be connected to"),
-    (aiohttp.ClientPayloadError, FailureKind.UNREACHABLE, "broke off in its reply"),
-    (aiohttp.ClientResponseError, FailureKind.BAD_REPLY, "answered what is no HTTP"),
-    (Exception, FailureKind.UNREACHABLE, "closed the connection"),
+NO_CONNECTION = "cannot be connected to"
+
+CONNECT_FAILURES: tuple[tuple[type[BaseException], str], ...] = (
+    (TimeoutError, "could not be connected to in time"),
+    (ssl.SSLCertVerificationError, "has a certificate that is not trusted"),
+    (ssl.SSLError, "has no TLS that can be agreed on"),
+    (socket.gaierror, "has a host name that is not known"),
+    (Exception, NO_CONNECTION),
 )
-"""What an error of aiohttp comes to, the first that fits."""
+"""Why there is no connection, the first that fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +131,11 @@ class HttpStream:
     """
 
     def __init__(
-        self, response: aiohttp.ClientResponse, provider: str, *, max_bytes: int, idle_seconds: float | None = None
+        self, connection: Connection, provider: str, *, max_bytes: int, idle_seconds: float | None = None
     ) -> None:
-        self.status = response.status
-        self.headers = {name.lower(): value for name, value in response.headers.items()}
-        self._content = response.content
+        self.status = connection.status
+        self.headers = connection.headers
+        self._connection = connection
         self._provider = provider
         self._max_bytes = max_bytes
         self._idle_seconds = idle_seconds
@@ -155,8 +151,8 @@ class HttpStream:
         while True:
             try:
                 async with asyncio.timeout(self._idle_seconds):
-                    data = await self._content.readany()
-            except REPORTED as error:
+                    data = await self._connection.read()
+            except FAILED as error:
                 failure = failure_of(error, self._provider)
                 break
             piece = unpack(data, room + 1)
@@ -205,7 +201,6 @@ class Transport:
     Args:
         max_per_host: Connections to one host at once. Requests beyond it wait, within their time.
         tls: What certificates are checked with; by default the system's authorities.
-        proxy: The address of a proxy that requests go through.
         clock: Seconds since 1970, for pauses that a provider asks for by a date.
     """
 
@@ -214,19 +209,14 @@ class Transport:
         *,
         max_per_host: int = 256,
         tls: ssl.SSLContext | None = None,
-        proxy: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._max_per_host = max_per_host
-        self._tls = tls
-        self._proxy = proxy
         self._clock = clock
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._pool = Pool(max_per_place=max_per_host, tls=tls or ssl.create_default_context())
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""
-        for fresh in list(self._sessions):
-            await self._sessions.pop(fresh).close()
+        self._pool.close()
 
     async def post(
         self,
@@ -252,17 +242,17 @@ class Transport:
             InvalidRequestError: A header cannot be sent.
             ProviderError: There was no reply, not a whole one, or one that says what is wrong.
         """
-        check_headers(headers)
+        target, head = parse_target(url), self._head(url, body, headers)
         try:
             async with asyncio.timeout(timeout):
-                response = await self._open(url, body, headers)
+                connection = await self._open(target, head, body)
                 try:
-                    stream = await self._accepted(response, provider, max_reply_bytes, None)
+                    stream = await self._accepted(connection, provider, max_reply_bytes, None)
                     pieces = [piece async for piece in stream.pieces()]
                     return HttpReply(stream.status, stream.headers, b"".join(pieces))
                 finally:
-                    response.close()  # one that was read to its end has given its connection back before
-        except REPORTED as error:
+                    self._pool.give_back(target.place, connection)
+        except FAILED as error:
             failure = failure_of(error, provider)
         raise failure
 
@@ -293,94 +283,69 @@ class Transport:
             InvalidRequestError: A header cannot be sent.
             ProviderError: There was no reply, or one that says what is wrong; from `pieces` what happens later.
         """
-        check_headers(headers)
+        # Bytes that wait to be packed together would come late.
+        target, head = parse_target(url), self._head(url, body, {"accept-encoding": "identity", **headers})
         failure: ProviderError | None = None
-        response: aiohttp.ClientResponse | None = None
+        connection: Connection | None = None
         try:
             try:
                 async with asyncio.timeout(timeout):
-                    # Bytes that wait to be packed together would come late.
-                    response = await self._open(url, body, {"accept-encoding": "identity", **headers})
-                    stream = await self._accepted(response, provider, max_reply_bytes, idle_timeout)
-            except REPORTED as error:
+                    connection = await self._open(target, head, body)
+                    stream = await self._accepted(connection, provider, max_reply_bytes, idle_timeout)
+            except FAILED as error:
                 failure = failure_of(error, provider)
             if failure is not None:
                 raise failure
             yield stream
         finally:
-            if response is not None:
-                response.close()
+            if connection is not None:
+                self._pool.give_back(target.place, connection)
 
-    async def _open(self, url: str, body: bytes, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """The reply to a body, as far as its headers.
+    @staticmethod
+    def _head(url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        check_headers(headers)
+        given = {name.lower(): value for name, value in headers.items()}
+        return head_of(parse_target(url), {**HEADERS, **given}, len(body))
+
+    async def _open(self, target: Target, head: bytes, body: bytes) -> Connection:
+        """A connection on which a reply to a body has begun.
 
         A connection of the pool may have been closed by the other side at the moment that it is used, which says
         nothing of the provider: the request, which is safe to repeat, then goes out once more on a new connection.
         """
-        trace = SimpleNamespace(reused=False)
         try:
-            return await self._send(url, body, headers, fresh=False, trace=trace)
-        except STALE:
-            if not trace.reused:
+            return await self._send(target, head, body, fresh=False)
+        except ClosedError as error:
+            if not error.is_stale:
                 raise
-        return await self._send(url, body, headers, fresh=True, trace=trace)
+        return await self._send(target, head, body, fresh=True)
 
-    async def _send(
-        self, url: str, body: bytes, headers: Mapping[str, str], *, fresh: bool, trace: SimpleNamespace
-    ) -> aiohttp.ClientResponse:
-        data = io.BytesIO(body) if len(body) > LARGE_BYTES else body
-        session = self._session(fresh=fresh)
-        return await session.post(url, data=data, headers=headers, allow_redirects=False, trace_request_ctx=trace)
-
-    def _session(self, *, fresh: bool) -> aiohttp.ClientSession:
-        """What sends: on connections of the pool, or each time on one of its own."""
-        session = self._sessions.get(fresh)
-        if session is None:
-            kept: dict[str, Any] = {"force_close": True} if fresh else {"keepalive_timeout": KEEP_ALIVE_SECONDS}
-            session = self._sessions[fresh] = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    limit=0,
-                    limit_per_host=self._max_per_host,
-                    ttl_dns_cache=ADDRESS_SECONDS,
-                    ssl=self._tls or True,
-                    **kept,
-                ),
-                headers=HEADERS,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-                auto_decompress=False,
-                read_bufsize=READ_BYTES,
-                proxy=self._proxy,
-                trace_configs=[_watch_for_reuse()],
-            )
-        return session
+    async def _send(self, target: Target, head: bytes, body: bytes, *, fresh: bool) -> Connection:
+        connection = await self._pool.take(target.place, fresh=fresh)
+        try:
+            await connection.send(head, body)
+        except BaseException:
+            self._pool.give_back(target.place, connection)
+            raise
+        return connection
 
     async def _accepted(
-        self, response: aiohttp.ClientResponse, provider: str, max_bytes: int, idle_seconds: float | None
+        self, connection: Connection, provider: str, max_bytes: int, idle_seconds: float | None
     ) -> HttpStream:
         """The reply as a stream, if it is a success.
 
         Raises:
             ProviderError: It says what is wrong.
         """
-        if 200 <= response.status < 300:
-            return HttpStream(response, provider, max_bytes=max_bytes, idle_seconds=idle_seconds)
-        stream = HttpStream(response, provider, max_bytes=ERROR_BYTES, idle_seconds=ERROR_SECONDS)
+        if 200 <= connection.status < 300:
+            return HttpStream(connection, provider, max_bytes=max_bytes, idle_seconds=idle_seconds)
+        stream = HttpStream(connection, provider, max_bytes=ERROR_BYTES, idle_seconds=ERROR_SECONDS)
         pieces = []
         with suppress(ProviderError):
             async for piece in stream.pieces():
                 pieces.append(piece)
         reply = HttpReply(stream.status, stream.headers, b"".join(pieces))
         raise failure_of_reply(reply, provider, now=self._clock())
-
-
-def _watch_for_reuse() -> aiohttp.TraceConfig:
-    async def note(session: aiohttp.ClientSession, context: SimpleNamespace, params: object) -> None:
-        context.trace_request_ctx.reused = True
-
-    watch = aiohttp.TraceConfig()
-    watch.on_connection_reuseconn.append(note)
-    return watch
 
 
 def is_sendable(name: str, value: str) -> bool:
@@ -404,11 +369,13 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def failure_of(error: Exception, provider: str) -> ProviderError:
-    """What an error of aiohttp, or of the system, comes to."""
-    kind, problem = next((kind, problem) for cls, kind, problem in FAILURES if isinstance(error, cls))
-    # The system's own word for it; its subclasses have numbers of other libraries there.
-    reason = errno.errorcode.get(error.errno or 0) if type(error) is aiohttp.ClientConnectorError else None
-    return ProviderError(f"{provider} {problem}{f' ({reason})' if reason else ''}.", kind=kind)
+    """What an error of a connection comes to."""
+    if not isinstance(error, ConnectError):
+        kind, problem = FAILURES[type(error)]
+        return ProviderError(f"{provider} {problem}.", kind=kind)
+    problem = next(problem for cls, problem in CONNECT_FAILURES if isinstance(error.__cause__, cls))
+    name = errno.errorcode.get(getattr(error.__cause__, "errno", None) or 0) if problem == NO_CONNECTION else None
+    return ProviderError(f"{provider} {problem}{f' ({name})' if name else ''}.", kind=FailureKind.UNREACHABLE)
 
 
 def failure_of_reply(reply: HttpReply, provider: str, *, now: float) -> ProviderError:
