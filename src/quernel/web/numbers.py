@@ -1,0 +1,90 @@
+"""Numbers as pages show them."""
+
+from datetime import UTC, date, datetime
+from decimal import ROUND_HALF_UP, Decimal
+
+NONE = "\N{EM DASH}"
+"""Where there is nothing to show."""
+
+MILLION = Decimal(1_000_000)
+
+
+def count(number: float | None) -> str:
+    """A number with its thousands apart: 32,768."""
+    return NONE if number is None else f"{number:,.0f}"
+
+
+def short(number: float | None) -> str:
+    """A large number in few characters: 33K, 1.2M, 7.6B."""
+    if number is None:
+        return NONE
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            scaled = number / size
+            return f"{scaled:.1f}".rstrip("0").rstrip(".") + letter if scaled < 10 else f"{scaled:.0f}{letter}"
+    return f"{number:,.0f}"
+
+
+def money(dollars: str | None, *, digits: int | None = None) -> str:
+    """An amount as the API writes it, in dollars: $0.02; exactly, unless so many digits are asked for."""
+    if dollars is None:
+        return NONE
+    amount = Decimal(dollars)
+    if digits is not None:
+        amount = amount.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    text = f"{abs(amount):,f}"
+    whole, _, part = text.partition(".")
+    part = part.rstrip("0") if digits is None else part
+    part = part.ljust(2, "0")
+    return f"{'-' if amount < 0 else ''}${whole}.{part}"
+
+
+def per_million(dollars: str | None) -> str:
+    """The price of a token as that of a million."""
+    return NONE if dollars is None else money(str(Decimal(dollars) * MILLION))
+
+
+def per_thousand(dollars: str | None) -> str:
+    """The price of a document as that of a thousand."""
+    return NONE if dollars is None else money(str(Decimal(dollars) * 1000))
+
+
+def milliseconds(number: float | None) -> str:
+    """A time: 0.8 ms, 43 ms, 1.2 s."""
+    if number is None:
+        return NONE
+    if number >= 1000:
+        return f"{number / 1000:.1f} s"
+    return f"{number:.0f} ms" if number >= 10 else f"{number:.1f} ms"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share of one: 99.9 %."""
+    return NONE if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+
+
+def size(number: float | None) -> str:
+    """Bytes: 4 KiB, 1.1 GiB."""
+    if number is None:
+        return NONE
+    for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if number >= unit:
+            digits = 0 if number >= 100 * unit or number % unit == 0 else 1
+            return f"{number / unit:,.{digits}f}\N{NO-BREAK SPACE}{letter}"
+    return f"{number:.0f}\N{NO-BREAK SPACE}B"
+
+
+def day(moment: str | None) -> str:
+    """A date or moment as the API writes it, as a day: 5 Jun 2025."""
+    if not moment:
+        return NONE
+    found = date.fromisoformat(moment[:10])
+    return f"{found.day} {found:%b %Y}"
+
+
+def minute(moment: str | None) -> str:
+    """A moment as the API writes it, to the minute: 5 Jun 2025, 14:03 UTC."""
+    if not moment:
+        return NONE
+    found = datetime.fromisoformat(moment).astimezone(UTC)
+    return f"{found.day} {found:%b %Y, %H:%M} UTC"

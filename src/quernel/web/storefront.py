@@ -1,0 +1,112 @@
+"""The gateway with its pages: what is a page is answered here, all else by the gateway."""
+
+import logging
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from quernel.web import catalogue, sign_in
+from quernel.web.api import Api, ApiError
+from quernel.web.assets import PREFIX, Assets
+from quernel.web.config import WebConfig
+from quernel.web.pages import HEADERS, Pages, make_templates, pages_of
+from quernel.web.session import Sessions, is_of_this_site
+
+logger = logging.getLogger("quernel.web")
+
+SECTIONS = frozenset({"models", "compare", "playground", "console", "sign-in", "sign-out", "theme", PREFIX[1:]})
+"""First parts of the paths of pages; none is one of the API's."""
+
+ROUTES = (*catalogue.ROUTES, *sign_in.ROUTES)
+
+
+class Storefront:
+    """An ASGI application of pages and API.
+
+    Args:
+        gateway: The API.
+        config: What pages say.
+        secret: 32 bytes for the cookies of sessions.
+        root_path: What a proxy has before every path.
+    """
+
+    def __init__(self, gateway: ASGIApp, *, config: WebConfig, secret: bytes, root_path: str = "") -> None:
+        self._gateway = gateway
+        self._root_path = root_path
+        assets = Assets()
+        self._pages = Starlette(
+            routes=[Route(f"{PREFIX}/{{tag}}/{{name}}", assets.serve), *ROUTES],
+            middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
+            exception_handlers={ApiError: show_api_error, HTTPException: show_http_error, 500: show_fault},
+        )
+        self._pages.router.redirect_slashes = False
+        self._pages.state.pages = Pages(
+            api=Api(gateway),
+            sessions=Sessions(secret),
+            assets=assets,
+            config=config,
+            root_path=root_path,
+            templates=make_templates(),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or not self._is_page(scope):
+            await self._gateway(scope, receive, send)
+            return
+        if self._root_path and scope["path"].startswith(self._root_path + "/"):
+            scope["path"] = scope["path"].removeprefix(self._root_path)
+        request = Request(scope, receive)
+        scope.setdefault("state", {})["session"] = self._pages.state.pages.sessions.read(request)
+        scope["app"] = self._pages
+        if scope["method"] not in ("GET", "HEAD") and not is_of_this_site(request):
+            await show_foreign(request)(scope, receive, send)
+            return
+        await self._pages(scope, receive, send)
+
+    def _is_page(self, scope: Scope) -> bool:
+        path: str = scope["path"].removeprefix(self._root_path)
+        if path in ("", "/"):
+            return "text/html" in Request(scope).headers.get("accept", "")
+        return path.split("/", 2)[1] in SECTIONS
+
+
+def show_foreign(request: Request) -> Response:
+    """The reply to a form of somebody else's page."""
+    message = "This came from another page than ours, so nothing was done."
+    return pages_of(request).show(request, "error.html", status=403, title="Not from here", message=message)
+
+
+async def show_api_error(request: Request, error: Exception) -> Response:
+    """The page of what the API refused."""
+    assert isinstance(error, ApiError), "registered for it"
+    pages = pages_of(request)
+    if error.status == 401:
+        response = pages.go("/sign-in", next=request.url.path, why="ended" if request.state.session else "")
+        pages.sessions.end(request, response)
+        return response
+    title = {402: "Not enough credit", 403: "Not allowed", 404: "Not here", 429: "Too many"}.get(error.status)
+    return pages.show(request, "error.html", status=error.status, title=title or "Refused", message=error.message)
+
+
+async def show_http_error(request: Request, error: Exception) -> Response:
+    """The page of what there is not."""
+    assert isinstance(error, HTTPException), "registered for it"
+    title = "Not here" if error.status_code == 404 else error.detail
+    message = f"There is no page {request.url.path[:200]}." if error.status_code == 404 else error.detail
+    return pages_of(request).show(request, "error.html", status=error.status_code, title=title, message=message)
+
+
+async def show_fault(request: Request, error: Exception) -> Response:
+    """The page of a fault of ours; what it was is in the log, without what anybody sent."""
+    logger.error("A page failed (%s).", type(error).__name__)
+    message = "Something went wrong here. Nothing of what you sent was kept; please try again."
+    response = pages_of(request).show(request, "error.html", status=500, title="Our fault", message=message)
+    response.headers.update(HEADERS)
+    return response
