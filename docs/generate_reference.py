@@ -18,10 +18,11 @@ from quernel.cli.main import cli
 from quernel.cli.settings import SECTIONS, declaration, default_text, environment_name, flag_name
 from quernel.errors import QuernelError
 from quernel.gateway.admin_routes import ADMIN
+from quernel.gateway.metrics import GATEWAY_MEASURES
 from quernel.gateway.routes import OWN, SDK
 from quernel.protocols.error_body import error_type
 from quernel.protocols.tei import TEI_ERRORS
-from quernel.server.metrics import MEASURES, PROCESS_MEASURES
+from quernel.server.metrics import MEASURES, PROCESS_MEASURES, Measure
 from quernel.server.middleware import HTTP_CODES
 from quernel.server.openapi import build_openapi
 from quernel.server.routes import ENDPOINTS, Endpoint
@@ -109,16 +110,36 @@ def toml_of(value: Any) -> str:
 
 def metrics_page() -> str:
     """Every metric of `GET /metrics`."""
-    rows = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
-    for measure in MEASURES:
-        labels = ", ".join(f"`{label}`" for label in measure.labels)
-        rows.append(f"| `{measure.full_name}` | {measure.kind} | {labels} | {measure.about} |")
     process = ", ".join(f"`{name}`" for name in PROCESS_MEASURES)
     about = (
-        "What `GET /metrics` answers, for Prometheus. No label comes from a client. A dashboard for Grafana is "
-        "[grafana.json](../grafana.json)."
+        "What `GET /metrics` answers, for Prometheus. No label comes from a client. Dashboards for Grafana are "
+        "[grafana.json](../grafana.json) and, of a gateway, [grafana-gateway.json](../grafana-gateway.json)."
     )
-    return page(["# Metrics", about, "\n".join(rows), f"Of the process itself: {process} and others."])
+    about_gateway = (
+        "What `quernel gateway` answers besides; those above are of its requests and of the models in its process. "
+        "Providers and models are named as the configuration does, `weights` are `full` or a quantization. "
+        "[A gateway](../guides/gateway.md#watching-it) has alerts."
+    )
+    return page(
+        [
+            "# Metrics",
+            about,
+            metrics_table(MEASURES),
+            f"Of the process itself: {process} and others.",
+            "## Of a gateway",
+            about_gateway,
+            metrics_table(GATEWAY_MEASURES),
+        ]
+    )
+
+
+def metrics_table(measures: Sequence[Measure]) -> str:
+    """Name, type, labels and meaning of metrics."""
+    rows = ["| metric | type | labels | |", "| --- | --- | --- | --- |"]
+    for measure in measures:
+        labels = ", ".join(f"`{label}`" for label in measure.labels)
+        rows.append(f"| `{measure.full_name}` | {measure.kind} | {labels} | {measure.about} |")
+    return "\n".join(rows)
 
 
 def routes_page(endpoints: Sequence[Endpoint], title: str, about: str) -> str:

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from quernel.gateway import schema
 from quernel.gateway.config import GatewayConfig
+from quernel.gateway.database import Database
 from quernel.gateway.ids import new_id, now_ms
 from quernel.gateway.keys import KEY, KeyMint, verify_key
 from quernel.gateway.limits import DAY_MS
@@ -23,7 +24,17 @@ from quernel.testing import FakeEmbeddingModel
 
 MODEL = "fake/embedding"
 GROUPS = ("keys", "accounts", "usage", "providers")
-HEAVY = ("torch", "numpy", "starlette", "orjson", "sqlalchemy", "alembic", "cryptography", "aiohappyeyeballs", "msgspec")
+HEAVY = (
+    "torch",
+    "numpy",
+    "starlette",
+    "orjson",
+    "sqlalchemy",
+    "alembic",
+    "cryptography",
+    "aiohappyeyeballs",
+    "msgspec",
+)
 
 PROVIDERS = """
 [[providers]]
@@ -194,6 +205,108 @@ def test_keys_are_listed_shown_limited_rotated_and_revoked(lines, ok, run):
     assert (result.exit_code, result.stderr.splitlines()[0]) == (1, "error: There is no key nothing.")
 
 
+def test_a_key_is_renamed_and_its_end_moved_and_taken_away(lines, ok, run, books):
+    (made,) = lines("keys", "create", "x", "--expires", "10d")
+    (moved,) = lines("keys", "change", made["id"], "--expires", "2999-01-31")
+    assert moved == {field: value for field, value in made.items() if field != "key"} | {
+        "expires": "2999-01-31T00:00:00.000Z"
+    }
+    assert lines("keys", "change", made["key"], "--name", "y") == [moved | {"name": "y"}]
+    assert lines("keys", "change", made["id"], "--expires", "never") == [moved | {"name": "y", "expires": None}]
+    (soon,) = lines("keys", "change", made["id"], "--expires", "1d", "--name", "z")
+    assert (soon["name"], soon["expires"] < made["expires"]) == ("z", True)
+    assert "expires" in ok("keys", "change", made["id"], "--expires", "1d")
+    assert [action for _, action in audited(books)] == ["key.create", *["key.change"] * 5]
+    result = run("keys", "change", made["id"], "--expires", "2020-01-01")
+    assert result.exit_code == 1
+    assert "2020-01-01T00:00:00.000Z, which is in the past" in result.stderr
+    for words in ((), ("--expires", "soon")):
+        assert run("keys", "change", made["id"], *words).exit_code == 2
+    assert lines("keys", "show", made["id"])[0]["expires"] == lines("keys", "list")[0]["expires"]
+
+
+def test_lists_go_through_all_pages(lines, ok, books, monkeypatch):
+    monkeypatch.setattr("quernel.protocols.gateway_admin.MOST_LISTED", 2)
+    made = [lines("keys", "create", f"key {number}")[0]["id"] for number in range(5)]
+    slugs = [lines("accounts", "create", f"a{number}", "--welcome", "0")[0]["slug"] for number in range(4)]
+    listed = lines("keys", "list")
+    assert {key["id"] for key in listed[:-1]} == set(made)
+    assert listed == sorted(listed, key=lambda key: (key["created"], key["id"]), reverse=True)
+    assert [one["slug"] for one in lines("accounts", "list")] == [*slugs, "operator"]
+    assert len(ok("keys", "list", "--account", "operator").splitlines()) == 7
+    assert len(ok("accounts", "list").splitlines()) == 6
+
+
+TOO_LONG = [
+    (("keys", "create", "{}"), "name", 200),
+    (("keys", "create", "x", "--tag", "{}"), "tags", 200),
+    (("accounts", "create", "{}"), "slug", 64),
+    (("accounts", "create", "acme", "--name", "{}"), "name", 200),
+    (("accounts", "credit", "operator", "1", "--reference", "{}"), "reference", 200),
+    (("accounts", "credit", "operator", "1", "--reference", "r", "--note", "{}"), "note", 200),
+    (("accounts", "members", "operator", "--add", "{}"), "subject", 200),
+    (("accounts", "members", "operator", "--add", "idp|ada", "--email", "{}"), "email", 200),
+]
+"""Command with the place of a text, its name, and how many letters it may have."""
+
+
+def test_texts_longer_than_their_columns_are_refused_by_name_with_their_limit(run, url, books):
+    for words, name, most in TOO_LONG:
+        result = run(*(word.format("x" * (most + 1)) for word in words))
+        assert result.exit_code == 1
+        assert f"{name} has {most + 1} letters, more than {most}." in result.stderr
+    assert audited(books) == []
+    for words, _, most in TOO_LONG:
+        assert run(*(word.format("x" * most) for word in words)).exit_code == 0, words
+
+
+def test_a_file_of_providers_with_names_longer_than_their_columns_is_refused(run, url, books, tmp_path):
+    file = tmp_path / "long.toml"
+    for old, new, limit in (('"other"', "x" * 65, "64"), (f'"{MODEL}"', "x" * 200, "199")):
+        file.write_text(PROVIDERS.replace(old, f'"{new}"'))
+        result = run("providers", "add", file)
+        assert result.exit_code == 2
+        assert limit in result.stderr
+    assert audited(books) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("keys", "show"), ("keys", "rotate"), ("accounts", "show"), ("providers", "enable"), ("usage", "--account")],
+    ids=" ".join,
+)
+def test_an_argument_that_is_no_text_is_wrong_usage(run, url, words):
+    result = run(*words, "\udcff")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[0] == r"error: '\udcff' is no text."
+
+
+def test_whoever_has_a_name_that_the_audit_cannot_hold_changes_nothing(run, url, books, monkeypatch):
+    monkeypatch.setattr("getpass.getuser", lambda: "x" * 300)
+    result = run("keys", "create", "x")
+    assert result.exit_code == 1
+    assert "actor has 304 letters, more than 200." in result.stderr
+    assert audited(books) == []
+
+
+def test_a_change_whose_commit_was_lost_is_done_again_and_prints_what_opens(run, url, books, monkeypatch):
+    write_now = Database.write_now
+
+    def write_twice(database, operation):
+        write_now(database, operation)
+        return write_now(database, operation)
+
+    monkeypatch.setattr(Database, "write_now", write_twice)
+    mint = KeyMint(derive(read_secret(GatewayConfig(), url), KEY_PURPOSE))
+    made = run("keys", "create", "x").stdout.strip()
+    rotated = run("keys", "rotate", made, "--grace", "1h").stdout.strip()
+    assert run("accounts", "create", "acme").exit_code == 0
+    with books.connect() as connection:
+        for text in (made, rotated):
+            assert verify_key(connection, mint, text, now=now_ms()).name == "x"
+    assert [action for _, action in audited(books)] == ["key.create", "key.rotate", "account.create"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -203,6 +316,7 @@ def test_keys_are_listed_shown_limited_rotated_and_revoked(lines, ok, run):
         ("keys", "create", "x", "--limit", "day:usd=many"),
         ("keys", "create", "x", "--expires", "soon"),
         ("keys", "create", "x", "--expires", "9" * 7 + "d"),
+        ("keys", "create", "x", "--limit", f"day:requests={10**30}"),
         ("keys", "rotate", "x", "--grace", "long"),
         ("accounts", "create", "acme", "--welcome", "-1"),
         ("accounts", "credit", "operator", "much", "--reference", "r"),

@@ -66,8 +66,8 @@ PICOS = {"first": 10_000_000, "second": 20_000_000}
 
 ENVIRONMENT = {"FIRST_KEY": "sk-first", "SECOND_KEY": "sk-second"}
 
-WITH_WARNINGS = pytest.mark.parametrize("major", [6, 7])
-"""Version 2 of the protocol has neither warnings nor reranking."""
+SINCE_6 = pytest.mark.parametrize("major", [6, 7])
+"""Version 2 of the protocol has neither warnings nor reranking, nor do its errors name generations."""
 
 ALL = pytest.mark.parametrize("major", MAJORS)
 
@@ -346,7 +346,7 @@ def test_dimensions_of_version_4_reach_the_model(gateway):
     assert one["shown"] == many["shown"] == []
 
 
-@WITH_WARNINGS
+@SINCE_6
 def test_warnings_reach_the_caller(gateway, major):
     options = {"alibaba": {"dimensions": 32}, "gateway": {"caching": "auto"}, "quernel": {"truncate": "end"}}
     (outcome,) = ask(gateway, major, embed("word " * 600, providerOptions=options))
@@ -365,7 +365,7 @@ def test_a_reply_with_warnings_does_not_trouble_version_2(gateway):
     assert len(one["embedding"]) == 32
 
 
-@WITH_WARNINGS
+@SINCE_6
 def test_documents_are_ordered(gateway, major):
     documents = ["bananas are yellow", "the capital of france is paris", "the capital"]
     call = {"call": "rerank", "model": RERANKER, "query": "capital of france", "documents": documents}
@@ -380,7 +380,7 @@ def test_documents_are_ordered(gateway, major):
     assert row.cost == 3 * parse_dollars("10", place="price", unit=1000) + row.tokens * PICOS["first"]
 
 
-@WITH_WARNINGS
+@SINCE_6
 def test_objects_are_ordered_by_their_json(gateway, providers, major):
     documents = [{"title": "Zürich", "n": 1}, {"title": "capital", "n": [2.5, None]}]
     call = {"call": "rerank", "model": RERANKER, "query": '{"title":"capital","n":[2.5,null]}'}
@@ -635,6 +635,9 @@ REFUSALS = {
 }
 """Name of a refusal: class of the client's error, its status, part of its message, whether the client tries again."""
 
+FILED = {"no money", "no provider fits", "too many requests", "all are paused"}
+"""Refusals that are written down; of the others it is not known what was asked, or whether its caller may."""
+
 
 @pytest.fixture(scope="module")
 def refusals(gateway):
@@ -674,6 +677,21 @@ def test_a_refusal_is_told_by_its_class(refused, name):
 def test_an_unknown_model_is_named(refused):
     assert refused["no such model"]["error"]["modelId"] == "alibaba/none"
     assert refused["a model of another kind"]["error"]["modelId"] == RERANKER
+
+
+def test_the_rule_that_a_model_is_refused_by_is_named(refused):
+    assert refused["not this model"]["error"]["ruleId"] == "key.models"
+
+
+@SINCE_6
+def test_an_error_names_the_generation_that_it_is_written_down_as(gateway, refusals, major):
+    outcomes = ask(gateway, major, *(embed(maxRetries=0) | refusals[name] for name in REFUSALS))
+    named = {name: outcome["error"].get("generationId") for name, outcome in zip(REFUSALS, outcomes, strict=True)}
+    assert {name for name, generation in named.items() if generation} == FILED
+    for name in FILED:
+        key = refusals[name].get("apiKey")
+        (info,) = answers(gateway, major, {"call": "getGenerationInfo", "id": named[name]}, key=key)
+        assert (info["id"], info["finishReason"], info["totalCost"]) == (named[name], "error", 0)
 
 
 @ALL
@@ -740,7 +758,7 @@ def test_a_deployments_token_is_taken_for_its_account(gateway, issuer, major):
 
 def money_of_acme(gateway):
     """The account that tokens of acme are taken for; `None` before the first."""
-    accounts = gateway.read(list_accounts)
+    accounts = gateway.read(lambda connection: list_accounts(connection, most=100))
     return next((account for account in accounts if account.slug == "acme"), None)
 
 

@@ -76,7 +76,7 @@ def test_a_slug_is_one_accounts(database):
     create(database)
     with pytest.raises(ConflictError, match="already"):
         create(database, welcome=5)
-    assert len(database.read_now(list_accounts)) == 1
+    assert len(listed(database)) == 1
 
 
 def test_of_many_that_make_one_account_at_once_one_does(database):
@@ -103,10 +103,24 @@ def test_what_is_no_slug_is_refused(database, slug):
         create(database, slug)
 
 
-def test_accounts_are_listed_by_slug(database):
-    for slug in ("b", "a", "c"):
+def listed(database, *, most=10, after=None):
+    return database.read_now(lambda connection: list_accounts(connection, most=most, after=after))
+
+
+def test_accounts_are_listed_by_slug_page_by_page(database):
+    for slug in ("b", "a", "d", "c"):
         create(database, slug)
-    assert [account.slug for account in database.read_now(list_accounts)] == ["a", "b", "c"]
+    assert [account.slug for account in listed(database)] == ["a", "b", "c", "d"]
+    assert [account.slug for account in listed(database, most=2)] == ["a", "b"]
+    assert [account.slug for account in listed(database, most=3, after="b")] == ["c", "d"]
+    assert listed(database, after="d") == []
+
+
+def test_no_slug_is_the_id_of_another_account(database):
+    account = create(database)
+    with pytest.raises(ConflictError, match=account.id):
+        create(database, account.id)
+    assert find_account_now(database, account.id) == account
 
 
 def test_a_changed_account_keeps_its_money_and_every_gateway_hears_of_it(database):
@@ -228,5 +242,5 @@ def test_settings_with_a_limit_that_is_none_are_refused():
 def test_an_account_is_made_with_its_welcome_or_not_at_all(database):
     with pytest.raises(QuernelError):
         create(database, welcome=2**63)
-    assert database.read_now(list_accounts) == []
+    assert listed(database) == []
     assert database.read_now(ledger.reconcile) == []

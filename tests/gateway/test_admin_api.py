@@ -1,5 +1,6 @@
 """Managing a gateway over HTTP: who may do what, what is written down of it, and what is never shown."""
 
+import asyncio
 import csv
 import io
 import json
@@ -7,6 +8,8 @@ import os
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import reduce
 
 import httpx
 import pytest
@@ -14,13 +17,21 @@ import sqlalchemy as sa
 from tests.support.canaries import no_canaries
 
 from quernel.gateway import schema
+from quernel.gateway.accounts import create_account, find_account
 from quernel.gateway.admin_routes import ADMIN
 from quernel.gateway.app import create_gateway_app
+from quernel.gateway.audit import note_change
 from quernel.gateway.config import GatewayConfig
+from quernel.gateway.database import Database
+from quernel.gateway.ids import now_ms
 from quernel.gateway.keys import KEY
+from quernel.gateway.limits import DAY_MS
 from quernel.gateway.oidc import Identity
 from quernel.gateway.opening import Tables, open_gateway
 from quernel.gateway.principals import Principals
+from quernel.gateway.upkeep import Upkeep
+from quernel.gateway.usage import Usage, record
+from quernel.protocols.gateway_admin import format_time
 from quernel.server.openapi import build_openapi
 from quernel.server.serve import running
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
@@ -87,7 +98,8 @@ IMPLIED = {
     "infer": {"infer"},
     "read": {"read"},
     "manage": {"read", "manage"},
-    "operate": {"infer", "read", "manage", "operate"},
+    "metrics": {"metrics"},
+    "operate": {"infer", "read", "manage", "metrics", "operate"},
 }
 
 
@@ -148,9 +160,9 @@ def opened(database_url, tmp_path):
     secret.chmod(0o600)
 
     @contextmanager
-    def open_site(change=lambda parts: parts):
+    def open_site(change=lambda parts: parts, **settings):
         parts = open_gateway(
-            GatewayConfig(secret_file=secret),
+            GatewayConfig(secret_file=secret, **settings),
             database=database_url,
             tables=Tables(providers=PROVIDERS),
             local={EMBEDDING: FakeEmbeddingModel(), RERANKER: FakeRerankModel()},
@@ -375,6 +387,72 @@ def test_a_rotated_key_has_two_secrets_for_a_while_or_one(site):
     site.as_(last["key"]).ok("GET", "/v1/key")
 
 
+def test_the_end_of_a_key_is_moved_and_taken_away_at_once(site):
+    client = site.key("infer", expires="2999-01-01")
+    own = f"/v1/keys/{client.ok('GET', '/v1/key')['id']}"
+    assert site.operator.ok("PATCH", own, {"expires": "2998-01-01"})["expires"] == "2998-01-01T00:00:00.000Z"
+    assert client.ok("GET", "/v1/key")["expires"] == "2998-01-01T00:00:00.000Z"
+    assert site.operator.ok("PATCH", own, {"name": "other"})["expires"] == "2998-01-01T00:00:00.000Z"
+    assert site.operator.ok("PATCH", own, {"expires": None})["expires"] is None
+    soon = (datetime.now(UTC) + timedelta(seconds=0.5)).isoformat()
+    site.operator.ok("PATCH", own, {"expires": soon})
+    client.ok("GET", "/v1/key")
+    until_refused(client)
+    assert client.refused("GET", "/v1/key") == (401, "invalid_api_key")
+    details = [row["detail"] for row in rows_of(site, schema.audit) if row["action"] == "key.change"]
+    assert [detail.get("expires", "unsaid") for detail in details][:3] == ["2998-01-01T00:00:00.000Z", "unsaid", None]
+    before = audited(site)
+    for wrong in ("2020-01-01", "soon", 5, "9999-12-31T23:00:00-05:00"):
+        assert site.operator.refused("PATCH", own, {"expires": wrong}) == (400, "invalid_request")
+    assert audited(site) == before
+
+
+def until_refused(client, seconds=5.0):
+    """Ask until the key is good no longer."""
+    begun = time.monotonic()
+    while client("GET", "/v1/key").status_code == 200:
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.02)
+
+
+def test_a_change_whose_commit_was_lost_is_done_again_and_answered_as_the_first_time(site, monkeypatch):
+    database = site.parts.database
+    write = database.write
+
+    async def write_twice(operation, **options):
+        await write(operation, **options)
+        return await write(operation, **options)
+
+    before = audited(site)
+    monkeypatch.setattr(database, "write", write_twice)
+    made = site.operator.ok("POST", "/v1/keys", {"name": "x"})
+    rotated = site.operator.ok("POST", f"/v1/keys/{made['id']}/rotate", {"grace_seconds": 600})
+    account = site.operator.ok("POST", "/v1/accounts", {"slug": "new", "welcome": "3"})
+    assert account["balance"]["balance"] == "3.00"
+    for key in (made["key"], rotated["key"]):
+        assert site.as_(key).ok("GET", "/v1/key")["id"] == made["id"]
+    assert audited(site)[len(before) :] == [
+        ("key.create", made["id"]),
+        ("key.rotate", made["id"]),
+        ("account.create", account["id"]),
+    ]
+
+
+def test_the_first_key_is_given_out_though_its_commit_was_lost(opened, monkeypatch):
+    write_now = Database.write_now
+
+    def write_twice(database, operation):
+        write_now(database, operation)
+        return write_now(database, operation)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "write_now", write_twice)
+        with opened() as site:
+            assert site.operator.ok("GET", "/v1/key")["label"] == "first key"
+    with opened() as site:
+        assert site.parts.first_key is None
+
+
 def test_a_suspended_account_is_refused_at_once(site):
     client = site.key("infer")
     assert client.embed().status_code == 200
@@ -487,6 +565,149 @@ def test_the_text_of_a_key_is_in_the_reply_that_makes_it_and_nowhere_else(site):
             assert "sk-very-secret" not in repr(row), table.name
 
 
+TOO_LONG = [
+    ("POST", "/v1/keys", {"name": "x"}, "name", 200),
+    ("POST", "/v1/keys", {"name": "x"}, "account", 200),
+    ("PATCH", "/v1/keys/{key}", {}, "name", 200),
+    ("PATCH", "/v1/account", {}, "name", 200),
+    ("PATCH", "/v1/accounts/acme", {}, "name", 200),
+    ("POST", "/v1/accounts", {"slug": "new"}, "slug", 64),
+    ("POST", "/v1/accounts", {"slug": "new"}, "name", 200),
+    ("POST", "/v1/accounts/acme/credit", {"amount": "1", "reference": "r"}, "reference", 200),
+    ("POST", "/v1/accounts/acme/credit", {"amount": "1", "reference": "r"}, "note", 200),
+    ("PUT", "/v1/members", {"subject": "a|b", "role": "viewer"}, "subject", 200),
+    ("PUT", "/v1/members", {"subject": "a|b", "role": "viewer"}, "email", 200),
+    ("PUT", "/v1/credentials/away", {"key": "sk-1"}, "key", 4096),
+    ("POST", "/v1/providers", {"slug": "other", "format": "openai", "base_url": "https://o.example.com"}, "slug", 64),
+    ("POST", "/v1/providers", {"slug": "other", "format": "openai", "base_url": "https://o.example.com"}, "name", 200),
+    ("POST", "/v1/providers/away/prices", {"model": EMBEDDING}, "model", 200),
+]
+"""Method, route, body, text of it, and how many letters that may have."""
+
+
+def test_texts_longer_than_their_columns_are_refused_by_name_with_their_limit(site):
+    made = site.operator.ok("POST", "/v1/keys", {"name": "x"})["id"]
+    before = audited(site)
+    for method, path, body, name, most in TOO_LONG:
+        reply = site.operator(method, path.format(key=made), body | {name: "x" * (most + 1)})
+        error = reply.json()["error"]
+        assert (reply.status_code, error["param"]) == (400, name), (path, reply.text)
+        assert str(most) in error["message"], path
+    for tags in (["x" * 201], ["x" * 150, "y" * 50]):
+        reply = site.operator("PATCH", f"/v1/keys/{made}", {"tags": tags})
+        assert reply.status_code == 400
+        assert "200" in reply.json()["error"]["message"]
+    assert audited(site) == before
+    for method, path, body, name, most in TOO_LONG:
+        reply = site.operator(method, path.format(key=made), body | {name: "x" * most})
+        assert reply.status_code == 200 or reply.json()["error"]["code"] == "not_found", (path, name, reply.text)
+
+
+VALID = {
+    ("POST", "/v1/keys"): {"name": "x"},
+    ("PUT", "/v1/members"): {"subject": "a|b", "role": "viewer"},
+    ("PUT", "/v1/credentials/{provider}"): {"key": "sk-1"},
+    ("POST", "/v1/accounts"): {"slug": "new"},
+    ("POST", "/v1/accounts/{name}/credit"): {"amount": "1", "reference": "r"},
+    ("POST", "/v1/providers"): {"slug": "other", "format": "openai", "base_url": "https://other.example.com/v1"},
+    ("PATCH", "/v1/providers/{slug}"): {"enabled": False},
+    ("POST", "/v1/providers/{slug}/prices"): {"model": EMBEDDING, "from": "2030-01-01"},
+}
+"""Route to the least that it takes."""
+
+IN_NO_YEAR = "9999-12-31T23:00:00-05:00"
+HUGE = 10**30
+
+WEIRD = [None, True, 5, 1.5, HUGE, "", "a\0b", "x" * 5000, IN_NO_YEAR, [], [5], ["a\0b"], {}, {"a": 5}]
+WEIRD += [{"day": {"requests": HUGE}}, [{"model": "m", "max_tokens": HUGE}]]
+WEIRD += [[{"model": "m", "prices": [{"from": moment}]}] for moment in (IN_NO_YEAR, "0001-01-01T00:00:00+05:00")]
+"""Values that hardly any field takes."""
+
+WEIRD_QUERIES = ["", "a\0b", "\uffff", "'", "x" * 300, "9" * 5000, "-1", "1e3", "*", IN_NO_YEAR]
+
+
+def bodies(endpoint):
+    """What no route takes, and each of its fields with what it may not be."""
+    yield from (b"", b"null", b"[]", b'"x"', b"{", b"\xff", b'{"surely_not": 1}')
+    least = VALID.get((endpoint.method, endpoint.path), {})
+    for shape in endpoint.body:
+        for field in shape.__struct_encode_fields__:
+            yield from (json.dumps({**least, field: value}).encode() for value in WEIRD)
+
+
+def queries(endpoint):
+    """Parameters that no route takes, and each of its own with what it may not be."""
+    yield {"surely_not": "x"}
+    for field in () if endpoint.query is None else endpoint.query.__struct_encode_fields__:
+        yield from ({field: value} for value in WEIRD_QUERIES)
+
+
+def test_nothing_that_is_sent_to_any_route_is_the_servers_fault(site):
+    key = site.operator.ok("POST", "/v1/keys", {"name": "x"})["id"]
+    names = {"id": key, "name": "acme", "slug": "away", "provider": "away", "model:path": EMBEDDING}
+    for endpoint in ADMIN:
+        path = reduce(lambda path, name: path.replace(f"{{{name}}}", names[name]), names, endpoint.path)
+        asked = [{"content": content} for content in bodies(endpoint)] if endpoint.body else []
+        asked += [{"params": query, "content": b"{}" if endpoint.body else None} for query in queries(endpoint)]
+        for said in asked:
+            headers = {"authorization": f"Bearer {site.parts.first_key}"}
+            reply = site.http.request(endpoint.method, path, headers=headers, **said)
+            assert reply.status_code < 500, (endpoint.method, endpoint.path, said, reply.text)
+            if "surely_not" in str(said) or said.get("content") in (b"null", b"[]", b'"x"', b"{", b"\xff"):
+                assert reply.status_code == 400, (endpoint.method, endpoint.path, said, reply.text)
+    for path in ("keys", "accounts", "providers", "members", "usage/report", "audit"):
+        site.operator.ok("GET", f"/v1/{path}")
+
+
+def test_what_is_not_there_is_named_with_the_way_out(site):
+    for method, path, body in (
+        ("GET", "/v1/keys/nothing", None),
+        ("PATCH", "/v1/keys/nothing", {"name": "x"}),
+        ("DELETE", "/v1/keys/nothing", None),
+        ("POST", "/v1/keys/nothing/rotate", {}),
+        ("GET", "/v1/keys?account=nothing", None),
+        ("GET", "/v1/account?account=nothing", None),
+        ("DELETE", "/v1/members?subject=nothing", None),
+        ("DELETE", "/v1/credentials/nothing", None),
+        ("PUT", "/v1/credentials/nothing", {"key": "sk-1"}),
+        ("GET", "/v1/accounts/nothing", None),
+        ("PATCH", "/v1/accounts/nothing", {"name": "x"}),
+        ("POST", "/v1/accounts/nothing/credit", {"amount": "1", "reference": "r"}),
+        ("GET", "/v1/providers/nothing", None),
+        ("PATCH", "/v1/providers/nothing", {"enabled": True}),
+        ("DELETE", "/v1/providers/nothing", None),
+        ("POST", "/v1/providers/nothing/prices", {"model": EMBEDDING}),
+        ("POST", "/v1/providers/away/prices", {"model": "nothing"}),
+        ("DELETE", "/v1/canaries/nothing", None),
+    ):
+        content = None if body is None else json.dumps(body)
+        headers = {"authorization": f"Bearer {site.parts.first_key}"}
+        reply = site.http.request(method, path, content=content, headers=headers)
+        assert reply.status_code == 404, (method, path, reply.text)
+        message = reply.json()["error"]["message"]
+        assert "nothing" in message, (method, path, message)
+        assert len(message.rstrip(".").split(". ")) > 1, (method, path, "no way out", message)
+
+
+def test_a_body_that_changes_nothing_is_refused_with_what_it_may_change(site):
+    made = site.operator.ok("POST", "/v1/keys", {"name": "x"})["id"]
+    before = audited(site)
+    for path in (f"/v1/keys/{made}", "/v1/account", "/v1/accounts/acme"):
+        for body in ({}, {"name": None}):
+            reply = site.operator("PATCH", path, body)
+            assert reply.status_code == 400
+            assert "Send one of name, " in reply.json()["error"]["message"]
+    assert audited(site) == before
+
+
+def test_an_account_is_named_once(site):
+    body = {"name": "x", "account": "acme"}
+    assert site.operator.refused("POST", "/v1/keys", body, account="operator") == (400, "invalid_request")
+    assert site.operator.refused("POST", "/v1/keys", body | {"account": ""}) == (404, "not_found")
+    assert site.operator.refused("POST", "/v1/keys", body | {"account": "*"}) == (400, "invalid_request")
+    assert site.operator.ok("POST", "/v1/keys", body, account="acme")["name"] == "x"
+
+
 def test_an_unknown_field_is_answered_with_the_nearest(site):
     reply = site.operator("POST", "/v1/keys", {"name": "x", "limit": {}})
     assert reply.status_code == 400
@@ -558,17 +779,60 @@ def test_books_that_do_not_agree_are_shown(site):
     }
 
 
+def listed(client, path, **params):
+    """All lines of a list, page by page."""
+    found = []
+    while True:
+        page = client.ok("GET", path, **params)
+        assert len(page["data"]) <= params["limit"]
+        found += page["data"]
+        if page["next_cursor"] is None:
+            return found
+        params["cursor"] = page["next_cursor"]
+
+
+def test_keys_and_accounts_are_listed_page_by_page(site):
+    operator = site.operator
+    made = [operator.ok("POST", "/v1/keys", {"name": f"key {number}", "account": "acme"}) for number in range(5)]
+    slugs = [operator.ok("POST", "/v1/accounts", {"slug": f"a-{number}"})["slug"] for number in range(3)]
+    expected = sorted(made, key=lambda key: (key["created"], key["id"]), reverse=True)
+    for limit in (1, 2, 5, 1000):
+        assert [key["id"] for key in listed(operator, "/v1/keys", account="acme", limit=limit)] == [
+            key["id"] for key in expected
+        ]
+        assert len(listed(operator, "/v1/keys", account="*", limit=limit)) == 6
+        found = [account["slug"] for account in listed(operator, "/v1/accounts", limit=limit)]
+        assert found == [*slugs, "acme", "operator"]
+    first = operator.ok("GET", "/v1/keys", account="acme", limit=2)
+    operator.ok("POST", "/v1/keys", {"name": "later", "account": "acme"})
+    second = operator.ok("GET", "/v1/keys", account="acme", limit=2, cursor=first["next_cursor"])
+    assert [key["id"] for key in second["data"]] == [key["id"] for key in expected[2:4]], "a new key moves no page"
+
+
+def test_without_parameters_keys_and_accounts_are_listed_whole_while_they_are_few(site):
+    assert site.operator.ok("GET", "/v1/keys")["next_cursor"] is None
+    assert site.operator.ok("GET", "/v1/accounts")["next_cursor"] is None
+    for number in range(101):
+        site.parts.database.write_now(lambda connection, slug=f"a{number}": create_account(connection, slug, now=1))
+    page = site.operator.ok("GET", "/v1/accounts")
+    assert (len(page["data"]), page["next_cursor"]) == (100, page["data"][-1]["slug"])
+
+
+@pytest.mark.parametrize("path", ["keys", "accounts", "usage", "ledger", "audit"])
+def test_a_cursor_that_no_page_has_is_refused(site, path):
+    for cursor in ("", "x y", ".a", "-1", "A", "é", "x" * 65):
+        reply = site.operator("GET", f"/v1/{path}", cursor=cursor)
+        assert reply.status_code == 400, (cursor, reply.text)
+        assert reply.json()["error"]["param"] == "cursor"
+    for limit in ("0", "1001", "x", "9" * 5000):
+        assert site.operator.refused("GET", f"/v1/{path}", limit=limit) == (400, "invalid_request")
+
+
 def test_pages_go_on_where_the_one_before_ended(site):
     client, reader = site.key("infer"), site.key("read")
     ids = [client.embed(f"text {number}").headers["x-quernel-generation-id"] for number in range(5)]
     for path, name in (("/v1/usage", "id"), ("/v1/ledger", "reference")):
-        params, found = {"limit": 2}, []
-        while True:
-            page = reader.ok("GET", path, **params)
-            found += [row[name] for row in page["data"]]
-            if page["next_cursor"] is None:
-                break
-            params["cursor"] = page["next_cursor"]
+        found = [row[name] for row in listed(reader, path, limit=2)]
         assert found == [*ids[::-1], *(["welcome"] if path == "/v1/ledger" else [])]
     assert reader.refused("GET", "/v1/ledger", cursor="x") == (400, "invalid_request")
     assert reader.refused("GET", "/v1/ledger", limit=0) == (400, "invalid_request")
@@ -614,6 +878,38 @@ def test_a_report_is_divided_by_several_things_as_json_or_csv(site):
     assert reader.ok("GET", "/v1/usage/report", end="2020-01-01")["data"] == []
     for wrong in ({"by": "weather"}, {"by": ""}, {"start": "2026-01-01T00:30"}, {"start": "2999-01-01"}):
         assert reader.refused("GET", "/v1/usage/report", **wrong) == (400, "invalid_request")
+
+
+KEPT_DAYS = {"usage_days": 3, "hourly_days": 10, "report_days": 20, "audit_days": 15}
+
+
+def test_what_is_old_goes_after_its_days_and_reports_begin_where_sums_are_kept(opened):
+    today = now_ms() - now_ms() % DAY_MS
+    midday = [today - days * DAY_MS + DAY_MS // 2 for days in (30, 12, 5, 2)]
+
+    def write_old(connection):
+        account = find_account(connection, "operator").id
+        for number, moment in enumerate(midday):
+            row = {"id": f"gen_{number}", "time": moment, "account": account, "key": "k", "cost": 10**12}
+            record(connection, Usage(**row, operation="embed", model=EMBEDDING))
+            said = {"actor": "cli:ada", "action": "key.revoke", "target": f"key {number}", "detail": {}}
+            note_change(connection, **said, now=moment)
+
+    with opened(**KEPT_DAYS) as site:
+        site.parts.database.write_now(write_old)
+        for _ in range(3):
+            asyncio.run(Upkeep(site.parts).tidy())
+        assert [row["time"] for row in rows_of(site, schema.usage)] == midday[3:]
+        expected = [midday[1] - DAY_MS // 2, midday[2], midday[3]]
+        assert [row["hour"] for row in rows_of(site, schema.rollups)] == expected
+        assert [target for _, target in audited(site)] == ["key 1", "key 2", "key 3"]
+        report = site.operator.ok("GET", "/v1/usage/report", start="2020-01-01")
+        assert report["start"] == format_time(today - 20 * DAY_MS)
+        assert [(line["requests"], line["cost"]) for line in report["data"]] == [(1, "1.00")] * 3
+        reply = site.operator("GET", "/v1/usage/report", start="2020-01-01", by="hour")
+        assert (reply.status_code, reply.json()["error"]["param"]) == (400, "by")
+        recent = format_time(today - 9 * DAY_MS)
+        assert len(site.operator.ok("GET", "/v1/usage/report", start=recent, by="hour")["data"]) == 2
 
 
 def test_a_credential_is_stored_and_never_shown(site):

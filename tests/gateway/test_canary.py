@@ -18,10 +18,10 @@ from quernel.gateway import schema
 from quernel.gateway.attempts import Attempts
 from quernel.gateway.canary import DOCUMENTS, LOOK_SECONDS, QUESTIONS, Canary, reset_canaries
 from quernel.gateway.config import GatewayConfig
-from quernel.gateway.formats import Reply
 from quernel.gateway.health import BreakerState, HealthTable
 from quernel.gateway.models import Models, build_model, parse_entry
 from quernel.gateway.providers import parse_provider
+from quernel.protocols.provider_replies import Reply
 from quernel.testing import FakeEmbeddingModel, FakeRerankModel
 from quernel.types import EmbeddingRequest, RerankRequest
 

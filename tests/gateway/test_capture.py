@@ -140,12 +140,10 @@ def test_a_request_of_which_nothing_may_be_kept_is_not_captured_whoever_says_so(
     with provider("openai") as served_by, capturing(tmp_path, acme(served_by)) as (served, captured):
         account = served.read(lambda c: c.execute(sa.select(schema.accounts.c.id)).scalar())
         private = KeySettings(scopes=frozenset({Scope.INFER}), zdr=True)
-        _, key = change(
-            served,
-            lambda c: create_key(c, served.parts.mint, account, "private", private, created_by="t", now=now_ms()),
-        )
+        key = served.parts.mint.new()
+        change(served, lambda c: create_key(c, key, account, "private", private, created_by="t", now=now_ms()))
         by_key = served.http.post(
-            "/v1/embeddings", json={"model": EMBEDDER, "input": TEXT}, headers={"authorization": f"Bearer {key}"}
+            "/v1/embeddings", json={"model": EMBEDDER, "input": TEXT}, headers={"authorization": f"Bearer {key.text}"}
         )
         replies = [
             by_key,

@@ -438,10 +438,11 @@ def test_a_model_of_another_kind_is_not_asked_to_chat(desk):
 def test_a_request_that_a_provider_finds_fault_with_says_why_and_goes_to_no_other(desk):
     refused = script.sends(b'{"error": {"message": "temperature is too high"}}', status=400)
     found = desk([refused], [chats.whole("x")])
-    with pytest.raises(openai.BadRequestError, match="temperature is too high"):
+    with pytest.raises(openai.BadRequestError, match="temperature is too high") as caught:
         found.ask(stream=True)
     assert not found.providers[1].requests
     assert found.spent() == 0
+    assert caught.value.response.headers["x-quernel-generation-id"] == found.rows()[0]["id"]
 
 
 def test_a_format_without_chats_is_left_out_with_the_reason(desk):

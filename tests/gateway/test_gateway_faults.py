@@ -9,7 +9,8 @@ from tests.support import provider as steps
 from tests.support.gateway import DIMENSIONS, EMBEDDER, RERANKER, gateway, offer
 from tests.support.provider import provider
 
-from quernel.gateway import ledger, usage
+from quernel.gateway import ledger
+from quernel.gateway.listings import Wanted, list_requests
 from quernel.gateway.money import format_dollars
 from quernel.testing import FakeEmbeddingModel
 from quernel.types import EmbeddingRequest
@@ -71,7 +72,7 @@ def money_of(served):
 
 
 def rows_of(served):
-    return served.read(lambda connection: usage.list_usage(connection, None))
+    return served.read(lambda connection: list_requests(connection, Wanted(), most=100))
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -23,13 +23,14 @@ from tests.support.customers import new_customer
 from tests.support.gateway import CATALOGUE, DIMENSIONS, EMBEDDER, RERANKER, gateway, offer
 from tests.support.provider import provider
 
-from quernel.gateway import ids, ledger, schema, service, usage
+from quernel.gateway import ids, ledger, schema, service
 from quernel.gateway.accounts import AccountSettings, AccountStatus, change_account, find_account
 from quernel.gateway.byok import drop_credential, store_credential
 from quernel.gateway.database import Database
 from quernel.gateway.ids import now_ms
 from quernel.gateway.keys import Scope, revoke_key
 from quernel.gateway.limits import MINUTE_MS, Limit, Period
+from quernel.gateway.listings import Wanted, list_requests
 from quernel.gateway.money import format_dollars, parse_dollars
 from quernel.gateway.routes import GATEWAY_ENDPOINTS
 from quernel.gateway.upkeep import DEAD_MS
@@ -182,7 +183,7 @@ def until(condition):
 
 
 def is_public(endpoint):
-    return endpoint.method == "GET" and (endpoint.path in PUBLIC or endpoint.path.startswith("/v1/models"))
+    return endpoint.method == "GET" and (endpoint.path in PUBLIC - {"/metrics"} or endpoint.path.startswith("/v1/models"))
 
 
 def path_of(endpoint):
@@ -209,7 +210,7 @@ def test_no_route_fails_when_it_is_sent_nothing(served):
         assert reply.status_code < 500, (endpoint.path, reply.text)
 
 
-@pytest.mark.parametrize("path", sorted(PUBLIC))
+@pytest.mark.parametrize("path", sorted(PUBLIC - {"/metrics"}))
 def test_what_is_public_answers_head_too(served, path):
     with httpx.Client(base_url=served.url, follow_redirects=True) as client:
         whole, head = client.get(path), client.head(path)
@@ -622,6 +623,49 @@ def test_every_wire_format_can_say_where_it_goes_in_a_header(served, path):
     assert (row.user, row.tags) == ("ada", "x,y")
 
 
+SDK = {
+    "/v1/ai/embedding-model": (EMBEDDER, {"input": "a"}),
+    "/v3/ai/embedding-model": (EMBEDDER, {"values": ["a"]}),
+    "/v4/ai/embedding-model": (EMBEDDER, {"values": ["a"]}),
+    "/v4/ai/reranking-model": (RERANKER, {"query": "a", "documents": {"type": "text", "values": ["a"]}}),
+}
+"""Routes of the AI SDK: the model that a header names, and what it is asked."""
+
+
+@pytest.mark.parametrize("path", [*ELSEWHERE, *SDK])
+def test_a_failure_names_the_generation_that_it_is_written_down_as(served, path):
+    customer = new_customer(served, "0")
+    model, body = SDK.get(path, (EMBEDDER, ELSEWHERE.get(path)))
+    with customer.client(served, headers={"ai-model-id": model}) as client:
+        reply = client.post(path, json=body)
+        named = reply.headers["x-quernel-generation-id"]
+        found = client.get("/v1/generation", params={"id": named}).json()["data"]
+    (row,) = customer.rows(served)
+    assert reply.is_error
+    assert (row.status, row.id) == (402, named)
+    assert (found["id"], found["model"], found["finish_reason"]) == (named, row.model, "error")
+    assert reply.json().get("generationId") == (named if path in SDK else None)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v4/ai/embedding-model"])
+@pytest.mark.parametrize("whose", ["key", "account"])
+def test_a_model_that_may_not_be_asked_is_refused_by_a_rule_with_a_name(market, served, path, whose):
+    allowed, before = {"models": (RERANKER,)}, market.asked()
+    customer = (
+        new_customer(served, **allowed) if whose == "key" else new_customer(served, account=AccountSettings(**allowed))
+    )
+    _, body = SDK.get(path, (EMBEDDER, embedding()))
+    reply = post(served, customer, body, path, **{"ai-model-id": EMBEDDER})
+    assert error_of(reply) == (403, "permission_denied")
+    rule = f"{whose}.models"
+    assert reply.json()["error"]["param"] == ({"ruleId": rule} if path in SDK else rule)
+    # What is not written down has no name to be found by.
+    assert customer.rows(served) == []
+    assert "x-quernel-generation-id" not in reply.headers
+    assert "generationId" not in reply.json()
+    assert market.asked() == before
+
+
 @pytest.mark.parametrize("content", ["{", '"private"', '{"order": "private"}', "[" * 5000], ids=lambda text: text[:9])
 def test_a_header_that_cannot_be_read_is_refused(market, served, content):
     customer, before = new_customer(served), market.asked()
@@ -735,7 +779,7 @@ def test_our_own_key_to_a_provider_is_shown_to_nobody(tmp_path, caplog, name, pa
     ):
         reply = served.http.post(path, json=ELSEWHERE[path])
         again = served.http.get(f"/v1/models/{EMBEDDER}/endpoints")
-        rows = served.read(lambda connection: usage.list_usage(connection, None))
+        rows = served.read(lambda connection: list_requests(connection, Wanted(), most=100))
     assert first.requests[0].headers["authorization"] == f"Bearer {key}"
     assert reply.status_code >= 400
     for text in (reply.text, str(reply.headers), again.text, repr(rows), caplog.text):
@@ -772,7 +816,7 @@ def test_many_clients_that_go_away_leave_nothing_held(served):
 
     def spent_and_costs(connection):
         """Of one moment, as some requests may still be under way."""
-        rows = usage.list_usage(connection, customer.account)
+        rows = list_requests(connection, Wanted(account=customer.account), most=100)
         return ledger.balance_of(connection, customer.account).spent, [row.cost for row in rows if row.cost]
 
     with ThreadPoolExecutor(8) as threads:

@@ -24,7 +24,6 @@ def test_quantiles_are_right_to_a_bucket():
     for share in (0.05, 0.5, 0.95, 0.99):
         exact = numbers[int(share * len(numbers))]
         assert exact / GROWTH <= histogram.quantile(share) <= exact * GROWTH
-    assert histogram.mean() == pytest.approx(sum(numbers) / len(numbers))
 
 
 def test_old_observations_fade_by_half():
@@ -47,7 +46,6 @@ def test_a_histogram_survives_years():
 
 def test_an_empty_histogram_knows_nothing():
     assert Histogram().quantile(0.5) is None
-    assert Histogram().mean() is None
 
 
 def fail(health, now, kind=FailureKind.FAILED, **more):

@@ -23,6 +23,7 @@ from quernel.gateway.keys import (
     change_key,
     create_key,
     find_key,
+    find_minted,
     key_id_of,
     list_keys,
     note_use,
@@ -32,6 +33,7 @@ from quernel.gateway.keys import (
 )
 from quernel.gateway.limits import Limit, Period
 from quernel.gateway.marks import read_mark
+from quernel.protocols.gateway_admin import LAST_MOMENT, LONGEST_GRACE_SECONDS
 
 MINT = KeyMint(bytes(range(32)))
 OTHER_MINT = KeyMint(bytes(range(1, 33)))
@@ -47,11 +49,19 @@ SETTINGS = KeySettings(
 
 
 def make(database, account, *, expires=None, key_settings=SETTINGS, now=NOW):
-    return database.write_now(
+    minted = MINT.new()
+    key = database.write_now(
         lambda connection: create_key(
-            connection, MINT, account, "mine", key_settings, created_by="me", now=now, expires=expires
+            connection, minted, account, "mine", key_settings, created_by="me", now=now, expires=expires
         )
     )
+    return key, minted.text
+
+
+def rotate(database, key_id, account, *, grace_seconds=60, now=NOW):
+    minted = MINT.new(key_id)
+    key = change(database, rotate_key, minted, account, grace_seconds=grace_seconds, now=now)
+    return key, minted.text
 
 
 def verify(database, text, *, now=NOW, mint=MINT):
@@ -132,7 +142,7 @@ def test_a_key_of_another_secret_or_of_nobody_is_not_known(database, account):
 
 def test_a_key_is_nowhere_in_the_database(database, account, tmp_path):
     key, text = make(database, account)
-    _, rotated = change(database, rotate_key, MINT, key.id, None, grace_seconds=60, now=NOW)
+    _, rotated = rotate(database, key.id, None)
     secrets = [one.rsplit("_", 1)[1][:-CHECKSUM_LETTERS] for one in (text, rotated)]
     row = rows_of(database, schema.keys)[0]
     assert {row.digest, row.old_digest} == {MINT.digest(text), MINT.digest(rotated)}
@@ -161,12 +171,12 @@ def test_a_revoked_key_opens_nothing_for_good(database, account):
     assert change(database, revoke_key, key.id, account, now=NOW + 9).revoked == NOW + 5
     assert verify(database, text) is None
     with pytest.raises(ConflictError, match="no longer good"):
-        change(database, rotate_key, MINT, key.id, account, grace_seconds=60, now=NOW)
+        rotate(database, key.id, account)
 
 
 def test_after_a_rotation_the_old_key_is_good_for_its_grace_and_no_longer(database, account):
     key, old = make(database, account)
-    rotated, new = change(database, rotate_key, MINT, key.id, account, grace_seconds=60, now=NOW)
+    rotated, new = rotate(database, key.id, account)
     assert key_id_of(new) == key.id
     assert rotated == replace(key, rotating_until=NOW + 60_000)
     assert [verify(database, text, now=NOW + 59_999) for text in (old, new)] == [rotated, rotated]
@@ -175,22 +185,31 @@ def test_after_a_rotation_the_old_key_is_good_for_its_grace_and_no_longer(databa
 
 def test_without_grace_the_old_key_ends_with_its_rotation(database, account):
     key, old = make(database, account)
-    change(database, rotate_key, MINT, key.id, account, grace_seconds=0, now=NOW)
+    rotate(database, key.id, account, grace_seconds=0)
     assert verify(database, old) is None
+
+
+@pytest.mark.parametrize("grace_seconds", [-1, LONGEST_GRACE_SECONDS + 1])
+def test_an_old_secret_is_good_for_a_month_at_most(database, account, grace_seconds):
+    key, text = make(database, account)
+    with pytest.raises(InvalidRequestError, match=f"grace is {grace_seconds} .*{LONGEST_GRACE_SECONDS}"):
+        rotate(database, key.id, account, grace_seconds=grace_seconds)
+    assert verify(database, text) == key
 
 
 def test_two_that_rotate_at_once_leave_both_of_their_keys_good(database, account):
     key, _ = make(database, account)
-    read, texts = threading.Event(), []
+    read, texts, first = threading.Event(), [], MINT.new(key.id)
 
     def rotate_slowly(connection):
-        texts.append(rotate_key(connection, MINT, key.id, account, grace_seconds=60, now=NOW)[1])
+        rotate_key(connection, first, account, grace_seconds=60, now=NOW)
+        texts.append(first.text)
         read.set()
         time.sleep(0.05)  # the other begins now, and should wait
 
     def rotate_meanwhile():
         assert read.wait(20)
-        texts.append(change(database, rotate_key, MINT, key.id, account, grace_seconds=60, now=NOW)[1])
+        texts.append(rotate(database, key.id, account)[1])
 
     other = threading.Thread(target=rotate_meanwhile)
     other.start()
@@ -199,36 +218,82 @@ def test_two_that_rotate_at_once_leave_both_of_their_keys_good(database, account
     assert [verify(database, text) is None for text in texts] == [False, False]
 
 
-@pytest.mark.parametrize("operation", [find_key, change_key])
-def test_a_key_of_another_account_is_not_found(database, account, operation):
+@pytest.mark.parametrize(("operation", "options"), [(find_key, {}), (change_key, {"now": NOW})])
+def test_a_key_of_another_account_is_not_found(database, account, operation, options):
     key, _ = make(database, account)
     other = new_account(database)
     for key_id, owner in ((key.id, other), ("0000000000", None)):
         with pytest.raises(NotFoundError, match="no key"):
-            change(database, operation, key_id, owner)
-    assert change(database, operation, key.id, None) == key
+            change(database, operation, key_id, owner, **options)
+    assert change(database, operation, key.id, None, **options) == key
 
 
 def test_a_changed_key_may_what_it_is_told_and_every_gateway_hears_of_it(database, account):
     key, text = make(database, account)
     before = database.read_now(read_mark)
     less = KeySettings(scopes=frozenset({Scope.READ}))
-    changed = change(database, change_key, key.id, account, name="other", settings=less)
+    changed = change(database, change_key, key.id, account, now=NOW, name="other", settings=less)
     assert changed == replace(key, name="other", settings=less) == verify(database, text)
     assert database.read_now(read_mark) == before + 1
-    change(database, change_key, key.id, account)
+    change(database, change_key, key.id, account, now=NOW)
     assert database.read_now(read_mark) == before + 1, "nothing was changed"
-    change(database, rotate_key, MINT, key.id, account, grace_seconds=0, now=NOW)
+    rotate(database, key.id, account)
     change(database, revoke_key, key.id, account, now=NOW)
     assert database.read_now(read_mark) == before + 3
 
 
-def test_keys_are_listed_the_newest_first(database, account):
-    first, _ = make(database, account, now=NOW)
-    second, _ = make(database, account, now=NOW + 1)
-    make(database, new_account(database), now=NOW + 2)
-    assert database.read_now(lambda connection: list_keys(connection, account)) == [second, first]
-    assert len(database.read_now(list_keys)) == 3
+def test_the_end_of_a_key_is_moved_taken_away_and_set_under_the_rules_of_a_new_one(database, account):
+    key, text = make(database, account, expires=NOW + 1000)
+    before = database.read_now(read_mark)
+    for expires in (NOW + 5000, None, NOW + 2000):
+        moved = change(database, change_key, key.id, account, now=NOW + 1500, expires=expires)
+        assert moved == replace(key, expires=expires) == verify(database, text, now=NOW + 1999)
+    assert verify(database, text, now=NOW + 2000) is None
+    assert database.read_now(read_mark) == before + 3
+    for wrong in ({"now": NOW, "expires": NOW}, {"now": NOW, "expires": LAST_MOMENT + 1}):
+        with pytest.raises(InvalidRequestError, match=r"expires is .*(in the past|after the year 9999)"):
+            change(database, change_key, key.id, account, **wrong)
+        with pytest.raises(InvalidRequestError, match=r"expires is .*(in the past|after the year 9999)"):
+            make(database, account, **wrong)
+    assert find_key_now(database, key.id) == moved
+
+
+def test_a_secret_is_found_by_an_operation_that_is_repeated_and_by_no_other(database, account):
+    minted, other = MINT.new(), MINT.new()
+
+    def found(one):
+        return database.read_now(lambda connection: find_minted(connection, one))
+
+    assert found(minted) is None
+    key = change(database, create_key, minted, account, "x", SETTINGS, created_by="me", now=NOW)
+    assert found(minted) == key
+    assert found(other._replace(id=minted.id)) is None
+    rotated, _ = rotate(database, key.id, account)
+    assert found(minted) == rotated, "the secret of before is its own, too"
+    rotate(database, key.id, account)
+    assert found(minted) is None
+
+
+def listed(database, account, most):
+    """All keys, in pages of so many."""
+    pages, before = [], None
+    while not pages or pages[-1]:
+        place = None if before is None else before.place
+        pages.append(
+            database.read_now(lambda connection, place=place: list_keys(connection, account, most=most, before=place))
+        )
+        before = pages[-1][-1] if pages[-1] else None
+    return [key for page in pages for key in page]
+
+
+def test_keys_are_listed_the_newest_first_and_page_by_page(database, account):
+    moments = [NOW, NOW + 1, NOW + 1, NOW + 1, NOW + 3]
+    made = [make(database, account, now=moment)[0] for moment in moments]
+    foreign, _ = make(database, new_account(database), now=NOW + 2)
+    expected = sorted(made, key=lambda key: key.place, reverse=True)
+    for most in (1, 2, 3, 10):
+        assert listed(database, account, most) == expected
+        assert listed(database, None, most) == [expected[0], foreign, *expected[1:]]
 
 
 def test_last_uses_are_written_for_many_keys(database, account):

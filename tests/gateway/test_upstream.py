@@ -26,8 +26,8 @@ from quernel.errors import (
     ProviderError,
     SettingsError,
 )
-from quernel.gateway import formats
-from quernel.gateway.formats import FORMATS, choose_prompt
+from quernel.gateway.expression import express_embedding
+from quernel.gateway.formats import FORMATS
 from quernel.gateway.transport import Transport
 from quernel.gateway.upstream import (
     Endpoint,
@@ -37,6 +37,7 @@ from quernel.gateway.upstream import (
     check_base_url,
     join_url,
 )
+from quernel.gateway.wire import Target
 from quernel.prompts.embedding import EmbeddingPrompts
 from quernel.prompts.templates import DEFAULT_INSTRUCTION
 from quernel.prompts.tokenizer import Tokenizer
@@ -323,7 +324,15 @@ PROMPTS = [
 @pytest.mark.parametrize("asked", PROMPTS)
 def test_a_prompt_is_the_one_that_the_reference_puts_before_a_text(asked):
     request = texts("water", **asked)
-    assert [choose_prompt(request, tuple(OFFICIAL_PROMPTS)) + "water"] == rendered(request)
+    info = replace(EMBEDDING, prompts=tuple(OFFICIAL_PROMPTS))
+    expressed = express_embedding(request, FORMATS["openai"].embed, Target(model="a", info=info))
+    assert replace(expressed, inputs=list(expressed.inputs)) == EmbeddingRequest(inputs=rendered(request))
+
+
+@pytest.mark.parametrize("wire", [name for name, wire in FORMATS.items() if wire.embed])
+def test_a_request_that_a_format_can_say_goes_as_it_is(wire):
+    request = texts("water")
+    assert express_embedding(request, FORMATS[wire].embed, Target(model="a", info=EMBEDDING)) is request
 
 
 def test_prompts_that_nobody_knows_are_refused():
@@ -839,7 +848,7 @@ def test_a_format_without_reranking_is_refused_at_once():
 
 
 def test_a_format_without_reranking_says_so_to_the_router():
-    target = formats.Target(model="a", info=RERANKING)
+    target = Target(model="a", info=RERANKING)
     assert FORMATS["openai"].refuses(documents(), target) == "its format (openai) has no reranking"
 
 

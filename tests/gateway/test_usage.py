@@ -23,11 +23,15 @@ from tests.support.books import (
     settle,
 )
 
-from quernel.errors import NotFoundError
-from quernel.gateway import ledger, schema, usage
+from quernel.errors import InvalidRequestError, NotFoundError
+from quernel.gateway import audit, ledger, schema, usage
+from quernel.gateway.audit import forget_changes, note_change
 from quernel.gateway.limits import DAY_MS, MINUTE_MS, Limit, Meter, Period
+from quernel.gateway.listings import Wanted, list_requests
 from quernel.gateway.marks import read_mark
 from quernel.gateway.usage import (
+    FOLDED,
+    FORGOTTEN,
     HOUR_MS,
     MEASURES,
     ROLLED,
@@ -35,11 +39,13 @@ from quernel.gateway.usage import (
     Grouping,
     Report,
     Usage,
+    clipped,
     close_days,
     find_usage,
+    fold_hours,
     forget,
+    forget_sums,
     join_tags,
-    list_usage,
     record,
     report,
     roll_up,
@@ -75,8 +81,8 @@ def tidy(database, operation, now, **options):
     return database.write_now(lambda connection: operation(connection, now, **options))
 
 
-def mark(database):
-    return database.read_now(lambda connection: read_mark(connection, ROLLED))
+def mark(database, name=ROLLED):
+    return database.read_now(lambda connection: read_mark(connection, name))
 
 
 def clear(database):
@@ -128,17 +134,17 @@ def test_a_request_that_is_written_down_again_stays_as_it_was(database, account)
 def test_the_latest_requests_come_first_and_a_list_goes_on_after_its_last(database, account):
     other = new_account(database)
     write(database, *(row_of(account, number) for number in range(5)), row_of(other, 9))
-    listed = partial(list_usage, account=account, most=2)
+    listed = partial(list_requests, wanted=Wanted(account=account), most=2)
     first = database.read_now(listed)
     assert [row.id for row in first] == ["gen_0004", "gen_0003"]
     rest = database.read_now(lambda connection: listed(connection, before=first[-1].id))
     assert [row.id for row in rest] == ["gen_0002", "gen_0001"]
-    assert len(database.read_now(lambda connection: list_usage(connection, None))) == 6
+    assert len(database.read_now(partial(list_requests, wanted=Wanted(), most=10))) == 6
 
 
 def test_what_a_database_cannot_hold_of_a_callers_words_is_left_out(database, account):
     write(database, row_of(account, user="a\0b\udc80" + "c" * 300, tags=join_tags(["x\0y", "\ud800"])))
-    (row,) = database.read_now(lambda connection: list_usage(connection, account))
+    (row,) = database.read_now(partial(list_requests, wanted=Wanted(account=account), most=2))
     assert row.user == "ab?" + "c" * 197
     assert row.tags == "?,xy"
 
@@ -227,6 +233,150 @@ def test_a_report_is_the_sum_of_its_rows_however_much_is_rolled_up(database, fou
             got = {group: sums for group, sums in got.items() if sums["requests"]}
         assert got == expected
         assert [tuple(line.group.values()) for line in lines] == sorted(tuple(line.group.values()) for line in lines)
+
+
+by_days = st.builds(
+    lambda span, **values: Report(start=START + span[0] * DAY_MS, end=START + span[1] * DAY_MS, **values),
+    st.sampled_from([(-9, 9), (0, 1), (0, 2), (1, 2)]),
+    by=st.lists(st.sampled_from([one for one in Grouping if one is not Grouping.HOUR]), max_size=2, unique=True).map(
+        tuple
+    ),
+    tags=st.sampled_from([(), ("a",)]),
+    where=st.sampled_from([{}, {"key": "k"}, {"provider": "acme"}]),
+)
+of_two_days = st.builds(
+    dict,
+    time=st.integers(START, START + 2 * DAY_MS - 1),
+    key=st.sampled_from("kl"),
+    tags=st.sampled_from(["a", "a,b"]),
+    status=st.sampled_from([200, 500]),
+    cost=st.integers(1, 5),
+    milliseconds=st.integers(0, 1000).map(float),
+)
+
+
+@SLOW
+@given(
+    st.lists(of_two_days, min_size=10, max_size=30),
+    by_days,
+    st.lists(st.tuples(st.sampled_from(["fold", "forget"]), st.integers(0, 5)), max_size=6),
+    st.integers(1, 30),
+)
+def test_a_report_by_days_is_exact_over_all_that_is_kept_however_much_is_folded(
+    database, found, wanted, steps, at_once
+):
+    clear(database)
+    account = new_account(database)
+    found = [row_of(account, number, **values) for number, values in enumerate(found)]
+    write(database, *found)
+    tidy(database, roll_up, START + 3 * DAY_MS)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(usage, "HOURS_AT_ONCE", at_once)
+        for what, keep_days in [("fold", 9), *steps]:
+            operation = fold_hours if what == "fold" else forget_sums
+            tidy(database, operation, START + 3 * DAY_MS, keep_days=keep_days)
+            kept = mark(database, FORGOTTEN)
+            expected = summed([row for row in found if row.time >= kept], wanted)
+            lines = database.read_now(lambda connection: report(connection, wanted))
+            got = {tuple(line.group.values()): {name: getattr(line, name) for name in MEASURES} for line in lines}
+            if not wanted.by:
+                got = {group: sums for group, sums in got.items() if sums["requests"]}
+            assert got == expected
+
+
+def test_hours_that_are_long_over_become_their_days(database, account):
+    write(database, *(row_of(account, hour, time=START + hour * HOUR_MS, cost=hour) for hour in range(48)))
+    tidy(database, roll_up, START + 3 * DAY_MS)
+    later = START + 10 * DAY_MS
+    assert tidy(database, fold_hours, later, keep_days=11) == 0
+    assert tidy(database, fold_hours, later - 1, keep_days=9) == 0, "the day is not over for so long"
+    assert tidy(database, fold_hours, later + HOUR_MS, keep_days=9) == 23
+    assert mark(database, FOLDED) == START + DAY_MS
+    day, *hours = rows_of(database, schema.rollups)
+    assert (day.hour, day.requests, day.cost) == (START, 24, sum(range(24)))
+    assert [line.hour for line in hours] == [START + hour * HOUR_MS for hour in range(24, 48)]
+    assert tidy(database, fold_hours, later + HOUR_MS, keep_days=9) == 0
+    assert tidy(database, fold_hours, later + HOUR_MS, keep_days=11) == 0
+    assert mark(database, FOLDED) == START + DAY_MS, "it never goes back"
+
+
+def test_folding_stops_after_some_hours_or_thousands_of_lines_and_no_report_changes(database, account, monkeypatch):
+    times = [START + hour * HOUR_MS for hour in range(0, 48, 2)]
+    write(database, *(row_of(account, number, time=time, key=f"{number % 2}") for number, time in enumerate(times)))
+    tidy(database, roll_up, START + 3 * DAY_MS)
+    before = [reported(database), reported(database, by=(Grouping.KEY, Grouping.DAY))]
+    for name, most, expected in (("HOURS_AT_ONCE", 4, 3), ("DELETED_AT_ONCE", 2, 2), ("HOURS_AT_ONCE", 1000, 17)):
+        with monkeypatch.context() as patched:
+            patched.setattr(usage, name, most)
+            assert tidy(database, fold_hours, START + 9 * DAY_MS, keep_days=1) == expected
+        assert [reported(database), reported(database, by=(Grouping.KEY, Grouping.DAY))] == before
+    assert len(rows_of(database, schema.rollups)) == 4
+
+
+def test_a_report_that_would_part_a_folded_day_is_refused_with_the_hour_from_which_it_would_not(database, account):
+    write(database, *(row_of(account, hour, time=START + hour * HOUR_MS) for hour in range(48)))
+    tidy(database, roll_up, START + 3 * DAY_MS)
+    tidy(database, fold_hours, START + 2 * DAY_MS, keep_days=1)
+    folded = datetime.fromtimestamp(START / 1000 + 86_400, UTC).strftime("%Y-%m-%dT%H:%M")
+    for wrong, name in (
+        ({"start": START + HOUR_MS}, "start"),
+        ({"end": START + HOUR_MS}, "end"),
+        ({"by": (Grouping.HOUR,)}, "by"),
+    ):
+        with pytest.raises(InvalidRequestError, match=f"kept from {folded}") as refusal:
+            reported(database, **wrong)
+        assert refusal.value.param == name
+    hours = reported(database, start=START + DAY_MS, by=(Grouping.HOUR,))
+    assert [line.requests for line in hours] == [1] * 24
+    assert [line.requests for line in reported(database, start=START + DAY_MS + HOUR_MS)] == [23]
+
+
+def test_sums_that_are_no_longer_kept_are_in_no_report_whole_or_in_part(database, account, monkeypatch):
+    monkeypatch.setattr(usage, "HOURS_AT_ONCE", 5)
+    write(database, *(row_of(account, hour, time=START + hour * HOUR_MS) for hour in range(48)))
+    assert tidy(database, forget_sums, START + 9 * DAY_MS, keep_days=1) == 0, "what is not rolled up is kept"
+    tidy(database, roll_up, START + 3 * DAY_MS)
+    assert tidy(database, forget_sums, START + 3 * DAY_MS - 1, keep_days=2) == 0
+    deleted = [tidy(database, forget_sums, START + 3 * DAY_MS, keep_days=2)]
+    assert [line.requests for line in reported(database)] == [24], "some of the day are there, and are not shown"
+    deleted += [tidy(database, forget_sums, START + 3 * DAY_MS, keep_days=2) for _ in range(5)]
+    assert deleted == [5, 5, 5, 5, 4, 0]
+    kept = database.read_now(lambda connection: clipped(connection, Report(start=0, end=START + 2 * DAY_MS)))
+    assert kept.start == START + DAY_MS
+    assert reported(database, end=START) == []
+    assert len(rows_of(database, schema.rollups)) == 24
+
+
+def test_gateways_that_fold_at_once_fold_each_hour_once(database, account):
+    write(database, *(row_of(account, hour, time=START + hour * HOUR_MS) for hour in range(24)))
+    tidy(database, roll_up, START + 2 * DAY_MS)
+    barrier, folded = threading.Barrier(4, timeout=20), []
+
+    def work():
+        barrier.wait()
+        folded.append(tidy(database, fold_hours, START + 9 * DAY_MS, keep_days=1))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(folded) == 23
+    assert [line.requests for line in reported(database)] == [24]
+
+
+def test_lines_of_the_audit_are_kept_for_their_days_and_go_some_at_a_time(database, monkeypatch):
+    monkeypatch.setattr(audit, "DELETED_AT_ONCE", 4)
+
+    def note(connection):
+        for day in range(10):
+            said = {"actor": "cli:ada", "action": "key.revoke", "target": f"key {day}", "detail": {}}
+            note_change(connection, **said, now=START + day * DAY_MS)
+
+    database.write_now(note)
+    assert tidy(database, forget_changes, START + 2 * DAY_MS, keep_days=2) == 0
+    assert [tidy(database, forget_changes, START + 8 * DAY_MS, keep_days=2) for _ in range(3)] == [4, 2, 0]
+    assert [row.target for row in rows_of(database, schema.audit)] == [f"key {day}" for day in range(6, 10)]
 
 
 def test_an_hour_is_rolled_up_when_no_gateway_writes_into_it_any_more(database, account):

@@ -193,15 +193,17 @@ def keys_of(parts):
             "short": {"minute": {"tokens": 1}},
             "spent": {"day": {"usd": "0"}},
         }
-        made = {"good": (account, KeySettings()), "reader": (account, KeySettings(scopes=frozenset({Scope.READ})))}
+        scopes = {"reader": {Scope.READ}, "watcher": {Scope.METRICS}}
+        made = {name: (account, KeySettings(scopes=frozenset(scope))) for name, scope in scopes.items()}
+        made["good"] = (account, KeySettings())
         made |= {name: (account, KeySettings(limits=parse_limits(one, place=name))) for name, one in limits.items()}
         made["poor"] = (poor, KeySettings())
         made["bound"] = (account, KeySettings(models=("another/model",)))
         made["zdr"] = (account, KeySettings(zdr=True))
-        return {
-            name: create_key(connection, parts.mint, owner, name, settings, created_by="test", now=now_ms())[1]
-            for name, (owner, settings) in made.items()
-        }
+        keys = {name: parts.mint.new() for name in made}
+        for name, (owner, settings) in made.items():
+            create_key(connection, keys[name], owner, name, settings, created_by="test", now=now_ms())
+        return {name: key.text for name, key in keys.items()}
 
     return parts.database.write_now(make)
 
@@ -256,7 +258,7 @@ def ask_everything(parts, url, behaviour):
             next(reply.iter_raw())
         for path in ("/v1/models", "/v1/generation", "/v1/report", "/v1/credits", "/v1/instructions", "/health"):
             client.get(path, params={"q": TEXT}, headers={"authorization": f"Bearer {keys['reader']}"})
-        metrics = client.get("/metrics").content
+        metrics = client.get("/metrics", headers={"authorization": f"Bearer {keys['watcher']}"}).raise_for_status().content
     return statuses, metrics
 
 

@@ -47,8 +47,9 @@ from quernel.protocols.ai_gateway_catalogue import (
 )
 from quernel.protocols.ai_gateway_errors import AI_GATEWAY_ERRORS, GatewayErrorReply, encode_gateway_error
 from quernel.protocols.ai_gateway_warnings import MAX_POSITIONS, GatewayWarning, WarningKind
-from quernel.protocols.error_body import MAX_MESSAGE
+from quernel.protocols.error_body import MAX_MESSAGE, UNION
 from quernel.protocols.provider_options import ProviderOptions
+from quernel.protocols.tei import TEI_ERRORS
 from quernel.types import (
     EmbeddingRequest,
     EmbeddingResult,
@@ -794,6 +795,12 @@ def test_a_failed_dependency_has_its_type():
 def test_a_generation_that_failed_is_named():
     body = encode_gateway_error("x", status=502, code="provider_failed", generation_id="gen_1")
     assert orjson.loads(body)["generationId"] == "gen_1"
+    assert AI_GATEWAY_ERRORS.of_generation("gen_1").encode("x", status=502, code="provider_failed") == body
+
+
+@pytest.mark.parametrize("dialect", [UNION, TEI_ERRORS])
+def test_a_body_without_a_place_for_a_generation_stays_as_it_is(dialect):
+    assert dialect.of_generation("gen_1") is dialect
 
 
 def test_an_error_that_quotes_a_whole_request_is_cut():

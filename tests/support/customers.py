@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import httpx
 
-from quernel.gateway import ledger, usage
+from quernel.gateway import ledger
 from quernel.gateway.accounts import create_account
 from quernel.gateway.ids import new_id, now_ms
 from quernel.gateway.keys import KeySettings, create_key
+from quernel.gateway.listings import Wanted, list_requests
 from quernel.gateway.money import parse_dollars
 
 
@@ -36,7 +37,7 @@ class Customer:
 
     def rows(self, served):
         """Its requests, the latest first."""
-        return served.read(lambda connection: usage.list_usage(connection, self.account, most=1000))
+        return served.read(lambda connection: list_requests(connection, Wanted(account=self.account), most=1000))
 
 
 def new_customer(served, credit="1", *, account=None, **settings):
@@ -53,9 +54,8 @@ def new_customer(served, credit="1", *, account=None, **settings):
         slug, now = new_id("customer").replace("_", "-"), now_ms()
         welcome = parse_dollars(credit, place="credit")
         made = create_account(connection, slug, now=now, settings=account, welcome=welcome)
-        key, text = create_key(
-            connection, served.parts.mint, made.id, "test", KeySettings(**settings), created_by="test", now=now
-        )
-        return Customer(made.id, text, key.id)
+        minted = served.parts.mint.new()
+        create_key(connection, minted, made.id, "test", KeySettings(**settings), created_by="test", now=now)
+        return Customer(made.id, minted.text, minted.id)
 
     return served.parts.database.write_now(operation)

@@ -1,15 +1,17 @@
-"""A model card: the facts of one checkpoint, and how a configuration implies its size."""
+"""A model card: the facts of one checkpoint with its page, and how a configuration implies its size."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from quernel.catalog.page import ModelPage
+from quernel.errors import SettingsError
 from quernel.types import ModelKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelCard:
-    """The facts of one checkpoint.
+    """The facts of one checkpoint of the family.
 
     Attributes:
         name: Hub id or built-in name.
@@ -22,6 +24,7 @@ class ModelCard:
         license: SPDX identifier.
         revision: The commit at which the facts were read; `None` for what comes with the package.
         source: Where they were read.
+        page: What a visitor wants to know of it.
     """
 
     name: str
@@ -34,16 +37,43 @@ class ModelCard:
     license: str
     revision: str | None
     source: str
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> "ModelCard":
-        """A card from its file."""
-        return cls(**{**raw, "kind": ModelKind(raw["kind"])})
+    page: ModelPage | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_builtin(self) -> bool:
         """Whether the checkpoint comes with the package."""
         return self.revision is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenCard:
+    """What somebody wrote down of a model that may be of any family; what is `None` was not said.
+
+    Attributes:
+        name: Its name.
+        num_parameters: Stored parameters.
+        num_layers: Transformer layers.
+        weights_bytes: Length of its weight files together.
+        license: SPDX identifier, or what its maker calls its terms.
+        revision: The commit at which the facts were read.
+        source: Where they were read.
+        page: What a visitor wants to know of it.
+    """
+
+    name: str
+    num_parameters: int | None = None
+    num_layers: int | None = None
+    weights_bytes: int | None = None
+    license: str | None = None
+    revision: str | None = None
+    source: str | None = None
+    page: ModelPage | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for key in ("num_parameters", "num_layers", "weights_bytes"):
+            number = getattr(self, key)
+            if number is not None and number < 1:
+                raise SettingsError(f"{key} is {number}.", param=key, hint="Set 1 or more, or leave it out.")
 
 
 def count_parameters(config: Mapping[str, Any], *, head_is_stored: bool) -> int:

@@ -1,11 +1,11 @@
 """The models that Quernel knows: the built-in pair and the six official checkpoints."""
 
 import json
-import tomllib
 from importlib import resources
 from pathlib import Path
 
-from quernel.catalog.card import ModelCard, count_parameters
+from quernel.catalog.card import ModelCard, WrittenCard, count_parameters
+from quernel.catalog.tables import read_table
 from quernel.types import ModelKind
 
 BUILTIN: dict[str, ModelKind] = {
@@ -21,19 +21,31 @@ def load_cards() -> tuple[ModelCard, ...]:
 
 def load_official_cards() -> tuple[ModelCard, ...]:
     """The six checkpoints of the Qwen team, by kind and size."""
-    files = (_package_folder() / "catalog" / "cards").glob("*.toml")
-    found = [ModelCard.from_dict(tomllib.loads(file.read_text(encoding="utf-8"))) for file in files]
+    builtin = {_page_file(name) for name in BUILTIN}
+    found = [read_table(file, ModelCard) for file in _cards_folder().glob("*.toml") if file not in builtin]
     return tuple(sorted(found, key=lambda card: (card.kind, card.num_parameters)))
 
 
 def load_builtin_cards() -> tuple[ModelCard, ...]:
     """The models in this package. Their facts are read from their files, which a training run replaces."""
-    folders = {name: _package_folder() / "builtin" / name.removeprefix("quernel/") for name in BUILTIN}
-    return tuple(_builtin_card(name, folder) for name, folder in folders.items() if folder.is_dir())
+    return tuple(_builtin_card(name, builtin_folder(name)) for name in BUILTIN if builtin_folder(name).is_dir())
+
+
+def builtin_folder(name: str) -> Path:
+    """The folder of a built-in model."""
+    return _package_folder() / "builtin" / name.removeprefix("quernel/")
 
 
 def _package_folder() -> Path:
     return Path(str(resources.files("quernel")))
+
+
+def _cards_folder() -> Path:
+    return _package_folder() / "catalog" / "cards"
+
+
+def _page_file(name: str) -> Path:
+    return _cards_folder() / f"{name.removeprefix('quernel/')}.toml"
 
 
 def _builtin_card(name: str, folder: Path) -> ModelCard:
@@ -49,4 +61,5 @@ def _builtin_card(name: str, folder: Path) -> ModelCard:
         license="Apache-2.0",
         revision=None,
         source="built in",
+        page=read_table(_page_file(name), WrittenCard).page,
     )

@@ -12,6 +12,8 @@ from quernel.cli.talk import one_line, print_json, say, sheet, table
 from quernel.errors import SettingsError
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from quernel.gateway.accounts import Account, AccountStatus
     from quernel.gateway.editor import Editor
 
@@ -49,6 +51,7 @@ command = group(
 def create(*, name: str, title: str, kind: str, welcome: str | None, as_json: bool, quiet: bool, **given: Any) -> None:
     """Make an account of that slug: its name in addresses, tokens and commands."""
     from quernel.gateway.accounts import AccountKind
+    from quernel.gateway.ids import new_id
     from quernel.gateway.money import format_dollars, parse_dollars
 
     amount = None if welcome is None else parse_dollars(welcome, place="welcome")
@@ -56,8 +59,11 @@ def create(*, name: str, title: str, kind: str, welcome: str | None, as_json: bo
         raise SettingsError(f"welcome is {welcome}.", param="welcome", hint="Set 0 or more.")
     with opened_books(given) as books:
         first = books.settings.welcome if amount is None else amount
+        account_id = new_id("acc")
         account = books.change(
-            lambda editor: editor.create_account(name, name=title, kind=AccountKind(kind), welcome=first)
+            lambda editor: editor.create_account(
+                name, account_id=account_id, name=title, kind=AccountKind(kind), welcome=first
+            )
         )
     if as_json:
         print_account(account, as_json=True)
@@ -71,9 +77,13 @@ def list_(*, as_json: bool, **given: Any) -> None:
     """List accounts with their money."""
     from quernel.gateway.accounts import list_accounts
     from quernel.gateway.views import show_account
+    from quernel.protocols.gateway_admin import MOST_LISTED
+
+    def page(last: "Account | None", connection: "Connection") -> "list[Account]":
+        return list_accounts(connection, most=MOST_LISTED, after=None if last is None else last.slug)
 
     with opened_books(given) as books:
-        found = [show_account(account) for account in books.read(list_accounts)]
+        found = [show_account(account) for account in books.every(page)]
     if as_json:
         print_json(*found)
         return

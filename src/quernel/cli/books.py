@@ -5,8 +5,9 @@ These commands need no key: whoever may read the database and its secret may do 
 
 import getpass
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,6 +93,23 @@ class Books:
 
         return self._database.write_now(whole)
 
+    def every(self, page: "Callable[[T | None, Connection], Sequence[T]]") -> Iterator[T]:
+        """What a list holds, page by page.
+
+        Args:
+            page: What follows in it after what it is given; nothing at its end.
+
+        Raises:
+            UnavailableError: The database does not answer.
+        """
+        last: T | None = None
+        while True:
+            found = self.read(partial(page, last))
+            if not found:
+                return
+            yield from found
+            last = found[-1]
+
     def slugs(self) -> dict[str, str]:
         """Names of accounts by their ids."""
         import sqlalchemy as sa
@@ -127,7 +145,7 @@ def opened_books(given: Mapping[str, Any]) -> Iterator[Books]:
     """The books of the gateway that the options name, for as long as the context lasts.
 
     Raises:
-        SettingsError: They are not there, or not of this version.
+        SettingsError: They are not there, or not of this version; or they are asked for what is no text.
     """
     require_gateway()
     import sqlalchemy as sa
@@ -154,6 +172,9 @@ def opened_books(given: Mapping[str, Any]) -> Iterator[Books]:
                 hint="Start quernel gateway once: it makes the operator's account.",
             )
         yield Books(database, settings)
+    except UnicodeEncodeError as error:  # bytes of an argument that the system could not read as text
+        unread = error.object[error.start : error.end]
+        raise SettingsError(f"{unread!r} is no text.", hint="Write it in UTF-8.") from error
     finally:
         database.close()
 

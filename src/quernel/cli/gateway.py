@@ -3,7 +3,9 @@
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,10 +20,14 @@ from quernel.cli.talk import say, table
 from quernel.engine.config import EngineConfig
 from quernel.gateway.config import GatewayConfig
 from quernel.server.config import ServerConfig
+from quernel.web.config import WebConfig
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from quernel.gateway.opening import Parts
     from quernel.types import EmbeddingModel, RerankModel
+    from quernel.web.code_flow import Door
 
 TRIAL = (
     "curl {url}/v1/embeddings -H 'authorization: Bearer {key}' -H 'content-type: application/json' "
@@ -44,7 +50,7 @@ TRIAL = (
 @option("--migrate", is_flag=True, help="Bring the database to this version's tables, and end.")
 @option("--json", "as_json", section=OUTPUT, is_flag=True, help="When ready, print URL and key as a JSON line.")
 @quiet_option
-@settings_options("server", "gateway", "load", "engine")
+@settings_options("server", "gateway", "web", "load", "engine")
 def command(
     *, models: tuple[str, ...], no_local: bool, migrate: bool, as_json: bool, quiet: bool, **given: Any
 ) -> None:
@@ -62,6 +68,7 @@ def command(
     settings = Settings(given)
     server, gateway = settings.build("server", ServerConfig), settings.build("gateway", GatewayConfig)
     engine, load = settings.build("engine", EngineConfig), settings.build("load", LoadSettings)
+    web = settings.build("web", WebConfig)
     database = database_url(gateway)
 
     if migrate:
@@ -73,8 +80,11 @@ def command(
 
     from quernel.engine.process import EngineProcess
     from quernel.gateway.app import create_gateway_app
+    from quernel.gateway.fetch import fetch_json_document
     from quernel.gateway.opening import Tables, open_gateway
     from quernel.server.serve import bind, run, url_of
+    from quernel.web.code_flow import CodeFlow
+    from quernel.web.storefront import Storefront
 
     specs = [] if no_local else choose_models(models, settings)
     choices = [ModelChoice.of(spec, load) for spec in specs]
@@ -95,7 +105,41 @@ def command(
             if as_json:
                 print_ready(parts, url)
 
-        run(create_gateway_app(parts, config=server, on_start=on_start), server, listener=listener)
+        app: ASGIApp = create_gateway_app(parts, config=server, on_start=on_start)
+        if web.pages:
+            secret = parts.mint.digest("sessions of the storefront")
+            fetch = partial(fetch_json_document, session=parts.http)
+            doors = [CodeFlow(door, fetch) for door in doors_of(tables.issuers, os.environ)]
+            app = Storefront(app, config=web, secret=secret, root_path=server.root_path, doors=doors)
+        run(app, server, listener=listener)
+
+
+def doors_of(tables: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> "list[Door]":
+    """The issuers by which people may sign in to the pages.
+
+    Args:
+        tables: `[[issuers]]` of the configuration.
+        environment: Where their secrets are found.
+
+    Raises:
+        SettingsError: A table is no issuer, or its secret is not where it says.
+    """
+    from quernel.gateway.issuers import parse_issuer
+    from quernel.gateway.providers import read_secret
+    from quernel.web.code_flow import Door
+
+    issuers = [parse_issuer(table, place=f"issuers[{number}]") for number, table in enumerate(tables)]
+    return [
+        Door(
+            name=issuer.name,
+            label=issuer.sign_in or f"Sign in with {issuer.name}",
+            issuer=issuer.issuer,
+            client_id=issuer.client_id,
+            client_secret=read_secret(issuer.client_secret, environment, place=f"issuer {issuer.name}"),
+        )
+        for issuer in issuers
+        if issuer.client_id is not None
+    ]
 
 
 def banner(parts: "Parts", url: str, seconds: float) -> str:

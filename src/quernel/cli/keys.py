@@ -12,15 +12,20 @@ from quernel.cli.talk import one_line, print_json, say, sheet, table
 from quernel.errors import SettingsError
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from quernel.gateway.keys import Key
     from quernel.protocols.gateway_admin import KeyEntry
 
-SCOPES = ("infer", "read", "manage", "operate")
+SCOPES = ("infer", "read", "manage", "metrics", "operate")
 """The values of `quernel.gateway.keys.Scope`, spelled here so that `--help` need not import it (and a database)."""
 
 RULES = "What it may do"
 HEADER = ("ID", "NAME", "ACCOUNT", "SCOPES", "LIMITS", "STATE", "LAST USED")
 WIDTH = 40
+
+NEVER = "never"
+"""The end of a key that has none."""
 
 ID = click.argument("key_id", metavar="ID")
 as_json = option("--json", "as_json", section=OUTPUT, is_flag=True, help="Print JSON lines, as the HTTP API has them.")
@@ -83,17 +88,17 @@ def create(
     settings = KeySettings.parse({**rules, "scopes": scopes or ("infer",), "limits": parse_limit_flags(limits)})
     until = None if expires is None else parse_future(expires, place="expires", now=now_ms())
     with opened_books(given) as books:
-        mint = books.mint()
+        minted = books.mint().new()
 
-        def operation(editor: Editor) -> "tuple[Key, str]":
+        def operation(editor: Editor) -> "Key":
             found = find_account(editor.connection, account)
-            return editor.create_key(mint, found.id, name, settings, expires=until)
+            return editor.create_key(minted, found.id, name, settings, expires=until)
 
-        key, text = books.change(operation)
+        key = books.change(operation)
     if as_json:
-        print_json(show_new_key(key, text))
+        print_json(show_new_key(key, minted.text))
     else:
-        click.echo(text)
+        click.echo(minted.text)
     say("This key is not shown again.", quiet=quiet)
 
 
@@ -106,10 +111,15 @@ def list_(*, account: str | None, as_json: bool, **given: Any) -> None:
     from quernel.gateway.accounts import find_account
     from quernel.gateway.keys import list_keys
     from quernel.gateway.views import show_key
+    from quernel.protocols.gateway_admin import MOST_LISTED
 
     with opened_books(given) as books:
         owner = None if account is None else books.read(lambda connection: find_account(connection, account).id)
-        found = books.read(lambda connection: list_keys(connection, owner))
+
+        def page(last: "Key | None", connection: "Connection") -> "list[Key]":
+            return list_keys(connection, owner, most=MOST_LISTED, before=None if last is None else last.place)
+
+        found = list(books.every(page))
         slugs = books.slugs()
     if as_json:
         print_json(*map(show_key, found))
@@ -139,6 +149,31 @@ def show(*, key_id: str, as_json: bool, **given: Any) -> None:
 
     with opened_books(given) as books:
         key = books.read(lambda connection: find_key(connection, plain_id(key_id)))
+        print_key(key, books, as_json=as_json)
+
+
+@command.command("change", short_help="Rename a key, or change when it ends.")
+@ID
+@option("--name", help="What it is for.")
+@option("--expires", help=f"In how long it ends (90d), or when; {NEVER} for never.")
+@as_json
+@books_options
+def change(*, key_id: str, name: str | None, expires: str | None, as_json: bool, **given: Any) -> None:
+    """Rename a key, or change when it ends. What is not named stays.
+
+    \b
+    quernel keys change ID --expires 90d
+    quernel keys change ID --expires never
+    """
+    from quernel.gateway.ids import now_ms
+
+    if name is None and expires is None:
+        raise SettingsError("name and expires are missing.", param="expires", hint="Write --expires 90d, or --name.")
+    end: dict[str, Any] = {}
+    if expires is not None:
+        end["expires"] = None if expires == NEVER else parse_future(expires, place="expires", now=now_ms())
+    with opened_books(given) as books:
+        key = books.change(lambda editor: editor.change_key(plain_id(key_id), None, name=name, **end))
         print_key(key, books, as_json=as_json)
 
 
@@ -174,12 +209,12 @@ def rotate(*, key_id: str, grace: str, as_json: bool, quiet: bool, **given: Any)
 
     seconds = parse_span(grace, place="grace")
     with opened_books(given) as books:
-        mint = books.mint()
-        key, text = books.change(lambda editor: editor.rotate_key(mint, plain_id(key_id), None, grace_seconds=seconds))
+        minted = books.mint().new(plain_id(key_id))
+        key = books.change(lambda editor: editor.rotate_key(minted, None, grace_seconds=seconds))
     if as_json:
-        print_json(show_new_key(key, text))
+        print_json(show_new_key(key, minted.text))
     else:
-        click.echo(text)
+        click.echo(minted.text)
     say("This key is not shown again.", quiet=quiet)
 
 

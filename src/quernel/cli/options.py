@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,6 +80,18 @@ def group(name: str, *, short_help: str, help: str) -> Group:
             click.echo(ctx.get_help())
 
     return Group(name, callback=show_help, invoke_without_command=True, short_help=short_help, help=help)
+
+
+def refuse_options(ctx: click.Context) -> None:
+    """Refuse options of a group before the name of its command, where they would have no meaning.
+
+    Raises:
+        UsageError: There is one.
+    """
+    for name in ctx.params:
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = name.removeprefix("as_").replace("_", "-")
+            raise click.UsageError(f"--{flag} stands before {ctx.invoked_subcommand}; write it after.", ctx)
 
 
 def option(*names: str, section: str = OTHER, **attributes: Any) -> Callable[[F], F]:

@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, str] = {
     "engine": "quernel.engine.config:EngineConfig",
     "server": "quernel.server.config:ServerConfig",
     "gateway": "quernel.gateway.config:GatewayConfig",
+    "web": "quernel.web.config:WebConfig",
 }
 """Section of the file (and heading of the help) to the dataclass that declares its keys."""
 

@@ -3,11 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from quernel.cli.amounts import parse_past
 from quernel.cli.books import books_options, opened_books
-from quernel.cli.options import Group, option
+from quernel.cli.options import Group, option, refuse_options
 from quernel.cli.requests import OUTPUT
 from quernel.cli.talk import one_line, print_json, table
 
@@ -111,18 +110,6 @@ def rendered(wanted: "Report", lines: "list[Line]", slugs: dict[str, str]) -> st
         counts = [str(getattr(line, measure)) for measure in MEASURES]
         rows.append([*(one_line(group[name], WIDTH) or "-" for name in names), *counts, line.cost, line.upstream_cost])
     return table(header, rows, right=range(len(names), len(header)))
-
-
-def refuse_options(ctx: click.Context) -> None:
-    """Refuse options of the report before the name of a command, which would have no meaning.
-
-    Raises:
-        UsageError: There is one.
-    """
-    for name in ctx.params:
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            flag = name.removeprefix("as_").replace("_", "-")
-            raise click.UsageError(f"--{flag} stands before {ctx.invoked_subcommand}; write it after.", ctx)
 
 
 @command.command("requests", short_help="List single requests, the newest first.")

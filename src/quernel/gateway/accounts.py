@@ -164,6 +164,7 @@ def create_account(
     slug: str,
     *,
     now: int,
+    account_id: str | None = None,
     name: str = "",
     kind: AccountKind = AccountKind.ORGANISATION,
     settings: AccountSettings | None = None,
@@ -172,17 +173,29 @@ def create_account(
 ) -> Account:
     """A new account, with its welcome credit.
 
+    Args:
+        connection: The transaction.
+        slug: Its name in addresses and tokens.
+        now: The time.
+        account_id: Its id, where it is known before.
+        name: Its name for people; the slug where it has none.
+        kind: What it is.
+        settings: What its requests may do.
+        welcome: Its first credit.
+        actor: Whose doing it is.
+
     Raises:
         InvalidRequestError: The slug is none.
-        ConflictError: It is another's.
+        ConflictError: It is another's, or another's id.
     """
     if SLUG.fullmatch(slug) is None:
         raise InvalidRequestError(
             f"{slug!r} is no name of an account.", param="slug", hint="Use small letters, digits, dots and dashes."
         )
-    if connection.execute(sa.select(schema.accounts.c.id).filter_by(slug=slug)).first() is not None:
-        raise ConflictError(f"There is an account {slug} already.", param="slug")
-    account_id = new_id("acc")
+    table = schema.accounts.c
+    if connection.execute(sa.select(table.id).where((table.slug == slug) | (table.id == slug))).first() is not None:
+        raise ConflictError(f"There is an account {slug} already.", param="slug", hint="Use another slug.")
+    account_id = account_id or new_id("acc")
     row = {
         "id": account_id,
         "slug": slug,
@@ -210,13 +223,21 @@ def find_account(connection: Connection, name: str) -> Account:
     table = schema.accounts
     row = connection.execute(sa.select(table).where((table.c.id == name) | (table.c.slug == name))).one_or_none()
     if row is None:
-        raise NotFoundError(f"There is no account {name}.", param="account")
+        raise unknown_account(name)
     return _account(row)
 
 
-def list_accounts(connection: Connection) -> list[Account]:
-    """All accounts, by slug."""
-    return [_account(row) for row in connection.execute(sa.select(schema.accounts).order_by(schema.accounts.c.slug))]
+def unknown_account(name: str) -> NotFoundError:
+    """The error where there is no account of that name, or none to see."""
+    return NotFoundError(f"There is no account {name}.", param="account", hint="Use the id or slug of an account.")
+
+
+def list_accounts(connection: Connection, *, most: int, after: str | None = None) -> list[Account]:
+    """Accounts by slug; `after` continues a list after its last slug."""
+    found = sa.select(schema.accounts).order_by(schema.accounts.c.slug).limit(most)
+    if after is not None:
+        found = found.where(schema.accounts.c.slug > after)
+    return [_account(row) for row in connection.execute(found)]
 
 
 def change_account(
@@ -281,7 +302,9 @@ def remove_member(connection: Connection, account: str, subject: str) -> None:
     _require_other_owner(connection, account, subject)
     removed = connection.execute(sa.delete(schema.members).filter_by(account=account, subject=subject))
     if not removed.rowcount:
-        raise NotFoundError(f"{subject} is no member of this account.", param="subject")
+        raise NotFoundError(
+            f"{subject} is no member of this account.", param="subject", hint="The list of members has their subjects."
+        )
     bump(connection)
 
 

@@ -37,6 +37,7 @@ from quernel.gateway.accounts import (
     find_account,
     list_accounts,
     list_members,
+    unknown_account,
 )
 from quernel.gateway.asker import principal_of
 from quernel.gateway.audit import list_changes
@@ -44,8 +45,8 @@ from quernel.gateway.byok import list_credentials
 from quernel.gateway.editor import Editor
 from quernel.gateway.handlers import gateway_of, site_of
 from quernel.gateway.health import Condition
-from quernel.gateway.ids import now_ms
-from quernel.gateway.keys import Key, KeySettings, Scope, find_key, list_keys
+from quernel.gateway.ids import new_id, now_ms
+from quernel.gateway.keys import Key, KeySettings, Place, Scope, find_key, list_keys
 from quernel.gateway.ledger import EntryKind
 from quernel.gateway.listings import (
     StoredProvider,
@@ -57,7 +58,7 @@ from quernel.gateway.listings import (
 )
 from quernel.gateway.money import parse_dollars
 from quernel.gateway.principals import Principal
-from quernel.gateway.providers import Offer, parse_dated_price
+from quernel.gateway.providers import SLUG, Offer, parse_dated_price
 from quernel.gateway.registry import Registry
 from quernel.gateway.reports import build_report, show_report, write_report
 from quernel.gateway.views import (
@@ -81,7 +82,8 @@ from quernel.protocols.body import decode_request_body, encode_body
 from quernel.protocols.gateway_admin import (
     AccountBody,
     AccountChangeBody,
-    AccountList,
+    AccountPage,
+    AccountPageQuery,
     AccountQuery,
     AuditPage,
     AuditQuery,
@@ -92,7 +94,7 @@ from quernel.protocols.gateway_admin import (
     DeletedReply,
     KeyBody,
     KeyChangeBody,
-    KeyList,
+    KeyPage,
     LedgerPage,
     LedgerQuery,
     MemberBody,
@@ -100,6 +102,7 @@ from quernel.protocols.gateway_admin import (
     MemberQuery,
     NewPriceBody,
     OwnKeyReply,
+    PageQuery,
     ProviderBody,
     ProviderChangeBody,
     ProviderEntry,
@@ -138,13 +141,28 @@ CSV_HEADERS = {"content-disposition": 'attachment; filename="usage.csv"'}
 LONGEST_ID = 18
 """Digits of a number that any database takes."""
 
+GENERATION = re.compile(r"gen_[0-9a-z]{26}", re.ASCII)
+PLACE = re.compile(rf"(?P<created>\d{{1,{LONGEST_ID}}})\.(?P<id>[0-9a-z]{{1,64}})", re.ASCII)
+"""Of a key in a list, as a cursor has it."""
 
-def guarded(handler: Handler, scope: Scope | None) -> Handler:
-    """A handler that only those reach who have a scope; with none, everybody who is known."""
+
+def guarded(handler: Handler, scope: Scope | None, *, takes_query: bool) -> Handler:
+    """A handler that only those reach who have a scope; with none, everybody who is known.
+
+    Args:
+        handler: Answers them.
+        scope: What they must have.
+        takes_query: Whether it reads what the URL says after the question mark; else that must be nothing.
+    """
 
     async def handle(request: Request, body: bytes) -> Response:
         if scope is not None:
             principal_of(request).require(scope)
+        if not takes_query:
+            for name in request.query_params:
+                raise InvalidRequestError(
+                    f"{name} is no parameter of this route.", param=name, hint="It takes none; leave it out."
+                )
         return await handler(request, body)
 
     return handle
@@ -187,7 +205,9 @@ def named(request: Request, parameter: str) -> str:
     """
     name: str = request.path_params[parameter]
     if not name.isprintable():
-        raise NotFoundError("There is nothing of that name.", param=parameter)
+        raise NotFoundError(
+            f"There is nothing of the name {name!r}.", param=parameter, hint="No name has what cannot be printed."
+        )
     return name
 
 
@@ -201,7 +221,7 @@ def whose(connection: Connection, principal: Principal, name: str | None) -> str
     if name is None or name in (own.id, own.slug):
         return own.id
     if Scope.OPERATE not in principal.permissions:
-        raise NotFoundError(f"There is no account {name}.", param="account")
+        raise unknown_account(name)
     return None if name == EVERYBODY else find_account(connection, name).id
 
 
@@ -214,7 +234,9 @@ def one_of(connection: Connection, principal: Principal, name: str | None) -> st
     """
     account = whose(connection, principal, name)
     if account is None:
-        raise InvalidRequestError("account must be one.", param="account")
+        raise InvalidRequestError(
+            f"account is {name!r}, which is all of them.", param="account", hint="Name one by its id or slug."
+        )
     return account
 
 
@@ -238,6 +260,18 @@ def require_all(principal: Principal, permissions: frozenset[Scope]) -> None:
             )
 
 
+def require_changes(wire: msgspec.Struct) -> None:
+    """Refuse a body that changes nothing.
+
+    Raises:
+        InvalidRequestError: Such.
+    """
+    if wire == type(wire)():
+        raise InvalidRequestError(
+            "The body changes nothing.", hint=f"Send one of {', '.join(wire.__struct_encode_fields__)}."
+        )
+
+
 def rules_of(wire: msgspec.Struct, fields: Sequence[str]) -> dict[str, Any]:
     """Those of a body's fields that say something."""
     said = {field: getattr(wire, field) for field in fields}
@@ -258,8 +292,29 @@ def row_number(cursor: str | None) -> int | None:
     if cursor is None:
         return None
     if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= LONGEST_ID):
-        raise InvalidRequestError(f"cursor is {cursor!r}.", param="cursor", hint="Send next_cursor of a page.")
+        raise _no_cursor(cursor)
     return int(cursor)
+
+
+def key_place(cursor: str | None) -> Place | None:
+    """The place in a list of keys after which a page begins. Errors as `row_number`."""
+    if cursor is None:
+        return None
+    matched = PLACE.fullmatch(cursor)
+    if matched is None:
+        raise _no_cursor(cursor)
+    return int(matched["created"]), matched["id"]
+
+
+def matching(cursor: str | None, form: re.Pattern[str]) -> str | None:
+    """The name after which a page begins. Errors as `row_number`."""
+    if cursor is not None and form.fullmatch(cursor) is None:
+        raise _no_cursor(cursor)
+    return cursor
+
+
+def _no_cursor(cursor: str) -> InvalidRequestError:
+    return InvalidRequestError(f"cursor is {cursor!r}.", param="cursor", hint="Send next_cursor of the page before.")
 
 
 async def own_key(request: Request, body: bytes) -> Response:
@@ -299,9 +354,16 @@ def _both(key: Sequence[str], account: Sequence[str]) -> list[str]:
 
 async def all_keys(request: Request, body: bytes) -> Response:
     """Keys, the newest first."""
-    principal, query = principal_of(request), decode_query(query_of(request), AccountQuery)
-    found = await read(request, lambda connection: list_keys(connection, whose(connection, principal, query.account)))
-    return reply(KeyList(data=[show_key(key) for key in found]))
+    principal, query = principal_of(request), decode_query(query_of(request), PageQuery)
+    before = key_place(query.cursor)
+    found = await read(
+        request,
+        lambda connection: list_keys(
+            connection, whose(connection, principal, query.account), most=query.limit + 1, before=before
+        ),
+    )
+    rows, cursor = page(found, query.limit, lambda key: f"{key.created}.{key.id}")
+    return reply(KeyPage(data=[show_key(key) for key in rows], next_cursor=cursor))
 
 
 async def one_key(request: Request, body: bytes) -> Response:
@@ -317,23 +379,33 @@ async def create_key(request: Request, body: bytes) -> Response:
     settings = KeySettings.parse(rules_of(wire, KEY_RULES))
     require_all(principal, settings.permissions)
     expires = None if wire.expires is None else parse_time(wire.expires, place="expires")
+    if None not in (wire.account, query.account) and wire.account != query.account:
+        raise InvalidRequestError(
+            f"account is {wire.account!r} in the body and {query.account!r} in the URL.",
+            param="account",
+            hint="Name it once.",
+        )
+    name = query.account if wire.account is None else wire.account
+    minted = site.mint.new()
 
-    def operation(editor: Editor) -> tuple[Key, str]:
-        account = one_of(editor.connection, principal, wire.account or query.account)
-        return editor.create_key(site.mint, account, wire.name, settings, expires=expires)
+    def operation(editor: Editor) -> Key:
+        account = one_of(editor.connection, principal, name)
+        return editor.create_key(minted, account, wire.name, settings, expires=expires)
 
-    return reply(show_new_key(*await change(request, operation)))
+    return reply(show_new_key(await change(request, operation), minted.text))
 
 
 async def change_key(request: Request, body: bytes) -> Response:
     """A key, renamed or with other rules."""
     principal, key_id, wire = principal_of(request), named(request, "id"), decode_request_body(body, KeyChangeBody)
+    require_changes(wire)
     rules = rules_of(wire, KEY_RULES)
+    expires = parse_time(wire.expires, place="expires") if isinstance(wire.expires, str) else wire.expires
 
     def operation(editor: Editor) -> Key:
         before = find_key(editor.connection, key_id, reach(principal))
         require_all(principal, KeySettings.parse({**before.settings.shown(), **rules}).permissions)
-        return editor.change_key(key_id, reach(principal), name=wire.name, rules=rules)
+        return editor.change_key(key_id, reach(principal), name=wire.name, rules=rules, expires=expires)
 
     return reply(show_key(await change(request, operation)))
 
@@ -348,13 +420,14 @@ async def rotate_key(request: Request, body: bytes) -> Response:
     """A key with a new secret."""
     principal, site, key_id = principal_of(request), site_of(request), named(request, "id")
     wire = decode_request_body(body or b"{}", RotateBody)
+    minted = site.mint.new(key_id)
 
-    def operation(editor: Editor) -> tuple[Key, str]:
+    def operation(editor: Editor) -> Key:
         # Whoever gets the new secret has what the key may do.
         require_all(principal, find_key(editor.connection, key_id, reach(principal)).settings.permissions)
-        return editor.rotate_key(site.mint, key_id, reach(principal), grace_seconds=wire.grace_seconds)
+        return editor.rotate_key(minted, reach(principal), grace_seconds=wire.grace_seconds)
 
-    return reply(show_new_key(*await change(request, operation)))
+    return reply(show_new_key(await change(request, operation), minted.text))
 
 
 async def own_account(request: Request, body: bytes) -> Response:
@@ -378,24 +451,35 @@ async def change_account(request: Request, body: bytes) -> Response:
 
 async def _change_account(request: Request, body: bytes, name: str | None) -> Response:
     principal, wire = principal_of(request), decode_request_body(body, AccountChangeBody)
+    require_changes(wire)
     if Scope.OPERATE not in principal.permissions:
         for field in rules_of(wire, ("status", *OPERATORS_RULES)):
-            raise PermissionDeniedError(f"Only the operator changes {field} of an account.", param=field)
+            raise PermissionDeniedError(
+                f"Only the operator changes {field} of an account.", param=field, hint="Leave it out, or ask them."
+            )
     rules = rules_of(wire, (*MEMBERS_RULES, *OPERATORS_RULES))
     status = None if wire.status is None else AccountStatus(wire.status)
 
     def operation(editor: Editor) -> Account:
         account = one_of(editor.connection, principal, name)
         if account == principal.account.id and status not in (None, AccountStatus.ACTIVE):
-            raise ConflictError("This is the account of the key that asks.", param="status")
+            raise ConflictError(
+                f"status is {status}, but this is the account of the key that asks.",
+                param="status",
+                hint="Ask with a key of another account.",
+            )
         return editor.change_account(account, name=wire.name, status=status, rules=rules)
 
     return reply(show_account(await change(request, operation)))
 
 
 async def all_accounts(request: Request, body: bytes) -> Response:
-    """All accounts, by slug."""
-    return reply(AccountList(data=[show_account(account) for account in await read(request, list_accounts)]))
+    """Accounts, by slug."""
+    query = decode_query(query_of(request), AccountPageQuery)
+    after = matching(query.cursor, SLUG)
+    found = await read(request, lambda connection: list_accounts(connection, most=query.limit + 1, after=after))
+    rows, cursor = page(found, query.limit, lambda account: account.slug)
+    return reply(AccountPage(data=[show_account(account) for account in rows], next_cursor=cursor))
 
 
 async def one_account(request: Request, body: bytes) -> Response:
@@ -411,13 +495,15 @@ async def create_account(request: Request, body: bytes) -> Response:
     welcome = site.settings.welcome if wire.welcome is None else parse_dollars(wire.welcome, place="welcome")
     if welcome < 0:
         raise InvalidRequestError(f"welcome is {wire.welcome}.", param="welcome", hint="Send 0 or more.")
-    created = await change(
-        request,
-        lambda editor: editor.create_account(
-            wire.slug, name=wire.name, kind=AccountKind(wire.kind), settings=settings, welcome=welcome
-        ),
-    )
-    return reply(show_account(created))
+    account_id = new_id("acc")
+
+    def operation(editor: Editor) -> Account:
+        kind = AccountKind(wire.kind)
+        return editor.create_account(
+            wire.slug, account_id=account_id, name=wire.name, kind=kind, settings=settings, welcome=welcome
+        )
+
+    return reply(show_account(await change(request, operation)))
 
 
 async def credit_account(request: Request, body: bytes) -> Response:
@@ -490,14 +576,14 @@ async def ledger_page(request: Request, body: bytes) -> Response:
 async def usage_page(request: Request, body: bytes) -> Response:
     """Requests, the newest first."""
     principal, query = principal_of(request), decode_query(query_of(request), RequestQuery)
-    where = rules_of(query, ("key", "user", "model", "provider"))
+    where, before = rules_of(query, ("key", "user", "model", "provider")), matching(query.cursor, GENERATION)
     start = None if query.start is None else parse_time(query.start, place="start")
     end = None if query.end is None else parse_time(query.end, place="end")
     await gateway_of(request).drain()
 
     def operation(connection: Connection) -> Sequence[usage.Usage]:
         wanted = Wanted(account=whose(connection, principal, query.account), where=where, start=start, end=end)
-        return list_requests(connection, wanted, most=query.limit + 1, before=query.cursor)
+        return list_requests(connection, wanted, most=query.limit + 1, before=before)
 
     rows, cursor = page(await read(request, operation), query.limit, lambda row: row.id)
     return reply(RequestPage(data=[show_request(row) for row in rows], next_cursor=cursor))
@@ -518,7 +604,7 @@ async def usage_report(request: Request, body: bytes) -> Response:
             where=rules_of(query, ("key", "user", "model", "provider", "operation")),
             tags=query.tags,
         )
-        return wanted, usage.report(connection, wanted)
+        return usage.clipped(connection, wanted), usage.report(connection, wanted)
 
     wanted, lines = await read(request, operation)
     if query.format == "csv":
@@ -544,7 +630,7 @@ async def store_credential(request: Request, body: bytes) -> Response:
         raise NotFoundError(
             f"There is no provider {slug} that takes keys of customers.",
             param="provider",
-            hint=f"These do: {', '.join(open_to)}." if open_to else None,
+            hint=f"These do: {', '.join(open_to)}." if open_to else "None of this gateway does.",
         )
 
     def operation(editor: Editor) -> Mapping[str, int]:

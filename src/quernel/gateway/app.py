@@ -10,6 +10,8 @@ from starlette.types import Scope
 from quernel.errors import AuthenticationError
 from quernel.gateway.asker import GENERATION_HEADER, RoutedAsker
 from quernel.gateway.demo import Demo
+from quernel.gateway.keys import Scope as KeyScope
+from quernel.gateway.metrics import GatewayMetrics
 from quernel.gateway.opening import Parts
 from quernel.gateway.routes import GATEWAY_ENDPOINTS
 from quernel.gateway.site import Site
@@ -25,6 +27,9 @@ from quernel.server.openapi import build_openapi
 
 CATALOGUE = "/v1/models"
 """What anyone may look at without a key, with all below it."""
+
+METRICS = "/metrics"
+"""What only a key of its own scope may look at: it tells what the gateway earns."""
 
 
 def create_gateway_app(
@@ -50,9 +55,11 @@ def create_gateway_app(
             return
         credential = given_key(Headers(scope=scope))
         if credential is not None:
-            exchange.caller = await parts.principals.find(credential)
+            principal = exchange.caller = await parts.principals.find(credential)
+            if scope["path"] == METRICS:
+                principal.require(KeyScope.METRICS)
             return
-        exchange.caller = await demo.visitor(scope)
+        exchange.caller = None if scope["path"] == METRICS else await demo.visitor(scope)
         if exchange.caller is None:
             raise AuthenticationError(
                 "You didn't provide an API key.", hint="Send it in the header 'authorization: Bearer KEY'."
@@ -69,7 +76,7 @@ def create_gateway_app(
     site = Site(
         asker=RoutedAsker(parts.gateway, parts.local, config.token_ids),
         config=config,
-        metrics=Metrics(ModelTable(parts.local.values())),
+        metrics=Metrics(ModelTable(parts.local.values()), GatewayMetrics(parts.gateway)),
         document=build_openapi(GATEWAY_ENDPOINTS, root_path=config.root_path),
         gateway=parts.gateway,
         principals=parts.principals,
@@ -83,5 +90,5 @@ def create_gateway_app(
 def _is_public(scope: Scope) -> bool:
     path = scope["path"]
     return scope["method"] in ("GET", "HEAD") and (
-        path in PUBLIC or path == CATALOGUE or path.startswith(f"{CATALOGUE}/")
+        path in PUBLIC - {METRICS} or path == CATALOGUE or path.startswith(f"{CATALOGUE}/")
     )

@@ -5,9 +5,9 @@ The wire formats are the server's; here stands what they share in a gateway.
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 from starlette.requests import Request
@@ -39,6 +39,8 @@ from quernel.server.models import DEFAULT
 from quernel.server.served import EmbedCall
 from quernel.server.token_ids import TokenIdPolicy, read_token_ids
 from quernel.types import EmbeddingModel, EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult
+
+T = TypeVar("T")
 
 IDEMPOTENCY_HEADER = b"idempotency-key"
 ROUTING_HEADER = "x-quernel-provider-options"
@@ -84,7 +86,7 @@ class RoutedAsker:
         asked = complete_embedding(request, call.request)
         if not all(isinstance(text, str) for text in asked.inputs):
             asked = self._read_token_ids(asked, name)
-        billed = await until_done(request, self._gateway.embed(ask, name, asked))
+        billed = await until_billed(request, ask, self._gateway.embed(ask, name, asked))
         note(exchange_of(request), billed.receipt, billed.result)
         return billed.result
 
@@ -92,7 +94,8 @@ class RoutedAsker:
         """What a provider of that reranker says to each of these requests. Errors as `Asker`."""
         complete = complete_rerank(request, asked)
         chosen = self._name(name, GatewayKind.RERANKER)
-        billed = await until_done(request, self._gateway.rerank(ask_of(request), chosen, *complete))
+        ask = ask_of(request)
+        billed = await until_billed(request, ask, self._gateway.rerank(ask, chosen, *complete))
         for result in billed.result:
             note(exchange_of(request), billed.receipt, result)
         return list(billed.result)
@@ -151,8 +154,24 @@ def ask_of(request: Request, options: ProviderOptions | None = None) -> Ask:
     if key:
         ask.idempotency_key = key.decode("latin-1")
         ask.fingerprint = _fingerprint(request)
-    exchange.reply_headers[GENERATION_HEADER] = ask.generation
     return ask
+
+
+async def until_billed(request: Request, ask: Ask, work: Coroutine[Any, Any, T]) -> T:
+    """What comes of `work`, by which the gateway answers `ask`. A reply to its failure says what it is written down as.
+
+    Raises:
+        ClientDisconnect: The client hung up.
+        QuernelError: It failed, or its time is over.
+    """
+    try:
+        return await until_done(request, work)
+    except BaseException:
+        if ask.is_filed:
+            exchange = exchange_of(request)
+            exchange.reply_headers[GENERATION_HEADER] = ask.generation
+            exchange.errors = exchange.errors.of_generation(ask.generation)
+        raise
 
 
 def _fingerprint(request: Request) -> bytes:

@@ -8,6 +8,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from quernel.gateway import schema
+from quernel.gateway.limits import DAY_MS
+from quernel.gateway.usage import DELETED_AT_ONCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +58,19 @@ def list_changes(
     wanted = {"actor": actor, "action": action, "target": target}
     found = found.filter_by(**{column: value for column, value in wanted.items() if value is not None})
     return [Change(**row) for row in connection.execute(found).mappings()]
+
+
+def forget_changes(connection: Connection, now: int, *, keep_days: int) -> int:
+    """Delete lines that are old, some thousands at a time.
+
+    Returns:
+        How many.
+    """
+    table, before = schema.audit, now - keep_days * DAY_MS
+    lines = sa.select(table.c.id, table.c.time).order_by(table.c.id)  # by its id, since time has no index
+    first = connection.execute(lines.limit(1)).one_or_none()
+    if first is None or first.time >= before:
+        return 0
+    oldest = connection.execute(lines.limit(DELETED_AT_ONCE).with_for_update()).all()
+    old = [line.id for line in oldest if line.time < before]
+    return int(connection.execute(sa.delete(table).where(table.c.id.in_(old))).rowcount)

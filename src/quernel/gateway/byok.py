@@ -39,7 +39,9 @@ def drop_credential(connection: Connection, account: str, provider: str) -> None
     """
     dropped = connection.execute(sa.delete(schema.credentials).filter_by(account=account, provider=provider))
     if not dropped.rowcount:
-        raise NotFoundError(f"No key to {provider} is stored.", param="provider")
+        raise NotFoundError(
+            f"No key to {provider} is stored.", param="provider", hint="The list of credentials has those that are."
+        )
     bump(connection)
 
 

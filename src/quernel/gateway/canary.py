@@ -33,13 +33,13 @@ from quernel.gateway import schema
 from quernel.gateway.attempts import Attempts
 from quernel.gateway.config import GatewayConfig
 from quernel.gateway.database import Database
-from quernel.gateway.formats import Reply
 from quernel.gateway.health import FIRST_PAUSE_SECONDS, BreakerState, Health, HealthTable
 from quernel.gateway.ids import now_ms
 from quernel.gateway.models import GatewayKind, GatewayModel
 from quernel.gateway.providers import LOCAL, Offer, Provider
 from quernel.gateway.registry import Registry, Upstream
 from quernel.gateway.router import Candidate
+from quernel.protocols.provider_replies import Reply
 from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult
 
 logger = logging.getLogger("quernel.gateway")

@@ -20,9 +20,9 @@ import orjson
 
 from quernel.errors import SettingsError
 from quernel.gateway.chat import ChatReply, ChatStream
-from quernel.gateway.formats import Reply
 from quernel.gateway.usage import Usage
 from quernel.protocols.chat import ChatCall
+from quernel.protocols.provider_replies import Reply
 from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult
 
 if sys.platform != "win32":

@@ -14,7 +14,7 @@ from typing import Self
 
 from quernel.errors import FailureKind, InternalError, ProviderError, SettingsError
 from quernel.gateway.attempts import Lasting
-from quernel.gateway.formats import parse_options
+from quernel.gateway.options import parse_options
 from quernel.gateway.transport import HttpReply, HttpStream, Transport, check_headers, failure_of_reply
 from quernel.gateway.upstream import Endpoint, Secret, join_url, key_headers
 from quernel.protocols.chat import (

@@ -14,12 +14,13 @@ from quernel.gateway.asker import (
     ask_of,
     limit_headers,
     reply_headers,
+    until_billed,
 )
 from quernel.gateway.handlers import gateway_of
 from quernel.gateway.service import BilledStream, Receipt
 from quernel.protocols.chat import STREAM_TYPE, decode_chat_request, encode_error_event
 from quernel.server.exchange import Exchange, exchange_of
-from quernel.server.inference import Watch, time_left, until_done
+from quernel.server.inference import Watch, time_left
 from quernel.server.middleware import json_response
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -33,9 +34,9 @@ async def chat_completions(request: Request, body: bytes) -> Response:
     exchange.routing = call.routing
     ask, gateway = ask_of(request), gateway_of(request)
     if call.is_stream:
-        stream = await until_done(request, gateway.stream_chat(ask, call.model, call))
+        stream = await until_billed(request, ask, gateway.stream_chat(ask, call.model, call))
         return StreamedReply(request, stream)
-    billed = await until_done(request, gateway.chat(ask, call.model, call))
+    billed = await until_billed(request, ask, gateway.chat(ask, call.model, call))
     _note(exchange, billed.receipt)
     return json_response(billed.result.body, headers=reply_headers(billed.receipt, exchange.seconds))
 

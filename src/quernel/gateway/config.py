@@ -46,8 +46,20 @@ class GatewayConfig:
     canary_cosine: float = setting(
         0.99, "A provider whose vectors of the fixed texts are less like the first provider's leaves the pool."
     )
-    usage_days: int = setting(30, "How long a row for each request is kept; sums by the hour are kept for good.")
+    usage_days: int = setting(30, "How long a row for each request is kept. Reports are made of sums.")
+    hourly_days: int = setting(
+        100, "How long sums of usage by the hour are kept; then those of a day become one, and reports go by the day."
+    )
+    report_days: int = setting(
+        1100, "How far back reports of usage reach: older sums are deleted. What accounts have spent is in the ledger."
+    )
     ledger_days: int = setting(400, "How long each charge is kept; then those of a day become one.")
+    audit_days: int = setting(400, "How long is kept who changed what.")
+    cards: Path | None = setting(
+        None,
+        "Folder of *.toml files, each with the name of a model of [[catalogue]], more facts of it and a [page] for "
+        "visitors. The models of the family have theirs.",
+    )
     capture_file: Path | None = setting(
         None,
         "Where requests and replies of accounts that have turned capture on are written. By default nothing is "
@@ -58,7 +70,8 @@ class GatewayConfig:
         for name in ("welcome_usd", "demo_usd_a_day"):
             if parse_dollars(getattr(self, name), place=name) < 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}.", param=name, hint="Set 0 or more.")
-        for name in ("attempt_budget_seconds", "canary_seconds", "usage_days", "ledger_days"):
+        days = ("usage_days", "hourly_days", "report_days", "ledger_days", "audit_days")
+        for name in ("attempt_budget_seconds", "canary_seconds", *days):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}.", param=name, hint="Set more than 0.")
         if self.demo_requests_a_day < 0:

@@ -67,6 +67,10 @@ class Database:
         durability: What a written operation survives; `None` for `process` with SQLite, whose flushes of the disk would
             be ours, and `power` with PostgreSQL.
 
+    Attributes:
+        on_group: Told, in the thread that writes, how many operations a group had and how many seconds it took.
+        num_failed: Operations that were not written, though tried again where that may help; refused ones are none.
+
     Raises:
         SettingsError: No such kind of database, or its driver is missing.
     """
@@ -80,6 +84,9 @@ class Database:
             if self.is_sqlite
             else {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         )
+        self.on_group: list[Callable[[int, float], None]] = []
+        self.num_failed = 0
+        self._num_asked = self._num_done = 0
         self._gathered: list[_Pending] = []
         self._waiting: queue.SimpleQueue[list[_Pending] | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="quernel-read")
@@ -88,6 +95,11 @@ class Database:
         self._gate = threading.Lock()
         self._closed = False
         self._writer.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """Operations that are still to be written."""
+        return self._num_asked - self._num_done
 
     async def write(self, operation: Operation[T], *, lock: str = "") -> T:
         """The result of an operation, once it is committed.
@@ -106,6 +118,7 @@ class Database:
         with self._gate:  # nothing is put after the end, where nobody would take it
             self._require_open()
             self._gathered.append(_Pending(operation, lock, loop, done))
+            self._num_asked += 1
             if len(self._gathered) == 1:
                 loop.call_soon(self._hand_over)
         return await done  # a caller that goes away takes nothing back
@@ -172,7 +185,11 @@ class Database:
             if not group:
                 continue
             group.sort(key=lambda pending: pending.lock)
+            started = time.perf_counter()
             outcomes = self._attempt([pending.operation for pending in group])
+            self._num_done += len(group)
+            for tell in self.on_group:
+                tell(len(group), time.perf_counter() - started)
             settled = list(zip(group, outcomes, strict=True))
             for loop in {pending.loop for pending in group}:
                 mine = [(pending, outcome) for pending, outcome in settled if pending.loop is loop]
@@ -209,7 +226,11 @@ class Database:
                     time.sleep(wait)
                     wait *= 2
             except Exception as error:  # noqa: BLE001 (a fault of an operation is its caller's, and the thread goes on)
-                return [error] if len(operations) == 1 else self._attempt_each(operations)
+                if len(operations) > 1:
+                    return self._attempt_each(operations)
+                self.num_failed += 1
+                return [error]
+        self.num_failed += len(operations)
         return [_unavailable(last) for _ in operations]
 
     def _attempt_each(self, operations: Sequence[Operation[Any]]) -> list[Any]:

@@ -1,27 +1,37 @@
 """Changes that people make to the books, each with its line in the audit."""
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
+import sqlalchemy as sa
+from msgspec import UNSET, UnsetType
 from sqlalchemy.engine import Connection
 
 from quernel.errors import InvalidRequestError, NotFoundError, SettingsError
-from quernel.gateway import accounts, byok, keys, ledger, provider_store
+from quernel.gateway import accounts, byok, keys, ledger, provider_store, schema
 from quernel.gateway.accounts import Account, AccountKind, AccountSettings, AccountStatus, Member, Role
 from quernel.gateway.audit import note_change
 from quernel.gateway.canary import reset_canaries
-from quernel.gateway.keys import Key, KeyMint, KeySettings
+from quernel.gateway.keys import Key, KeySettings, Minted
 from quernel.gateway.ledger import EntryKind
 from quernel.gateway.marks import bump
 from quernel.gateway.money import Picos, Price, format_dollars
 from quernel.gateway.provider_store import API
 from quernel.gateway.providers import Provider
 from quernel.gateway.registry import KNOWN_FORMATS
-from quernel.gateway.usage import MOST_LABEL
+from quernel.gateway.usage import TAG_SEPARATOR, plain_tags
 from quernel.gateway.vault import Vault
-from quernel.protocols.gateway_admin import format_time
+from quernel.protocols.gateway_admin import MOST_LABEL, format_time
+
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+"""Control characters and halves of characters, which are no part of a name, and which no database need take."""
+
+LABELS = ("models", "providers", "regions", "issuers", "tags")
+"""Settings of keys and accounts that are lists of names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +48,22 @@ class Editor:
     actor: str
     now: int
 
+    def __post_init__(self) -> None:
+        _require_fitting(schema.audit, actor=self.actor)
+
     def create_key(
-        self, mint: KeyMint, account: str, name: str, settings: KeySettings, *, expires: int | None = None
-    ) -> tuple[Key, str]:
-        """A new key and its text, which is nowhere else. Errors as `keys.create_key`."""
-        _require_short(name=name)
-        key, text = keys.create_key(
+        self, minted: Minted, account: str, name: str, settings: KeySettings, *, expires: int | None = None
+    ) -> Key:
+        """A new key; where the operation is repeated, the one that it made. Errors as `keys.create_key`."""
+        _require_words(name=name)
+        _require_fitting(schema.keys, name=name)
+        _require_labels(settings.shown())
+        made = keys.find_minted(self.connection, minted)
+        if made is not None:
+            return made
+        key = keys.create_key(
             self.connection,
-            mint,
+            minted,
             account,
             name,
             settings,
@@ -55,30 +73,53 @@ class Editor:
         )
         ends = None if expires is None else format_time(expires)
         self._note("key.create", key.id, {"account": account, "name": name, "expires": ends, **settings.shown()})
-        return key, text
+        return key
 
     def change_key(
-        self, key_id: str, account: str | None, *, name: str | None = None, rules: Mapping[str, Any] | None = None
+        self,
+        key_id: str,
+        account: str | None,
+        *,
+        name: str | None = None,
+        rules: Mapping[str, Any] | None = None,
+        expires: int | UnsetType | None = UNSET,
     ) -> Key:
-        """A key with another name, or with some of its settings replaced.
+        """A key with another name or end, or with some of its settings replaced.
+
+        Args:
+            key_id: Its id.
+            account: Whose it must be; `None` for anybody's.
+            name: What it is for.
+            rules: Its settings that are to be others.
+            expires: When it ends; `None` for never.
 
         Raises:
             NotFoundError: There is none, or it is another's.
-            InvalidRequestError: No such scope.
+            InvalidRequestError: No such scope, or an end in the past.
             SettingsError: A limit is none.
         """
-        _require_short(name=name)
+        _require_words(name=name)
+        _require_fitting(schema.keys, name=name)
+        _require_labels(rules or {})
         before = keys.find_key(self.connection, key_id, account)
         settings = KeySettings.parse({**before.settings.shown(), **rules}) if rules else None
-        key = keys.change_key(self.connection, key_id, account, name=name, settings=settings)
-        self._note("key.change", key.id, {**({} if name is None else {"name": name}), **(rules or {})})
+        key = keys.change_key(
+            self.connection, key_id, account, now=self.now, name=name, settings=settings, expires=expires
+        )
+        detail: dict[str, Any] = {} if name is None else {"name": name}
+        if expires is not UNSET:
+            detail["expires"] = None if expires is None else format_time(expires)
+        self._note("key.change", key.id, detail | dict(rules or {}))
         return key
 
-    def rotate_key(self, mint: KeyMint, key_id: str, account: str | None, *, grace_seconds: int) -> tuple[Key, str]:
-        """A new secret for a key. Errors as `keys.rotate_key`."""
-        key, text = keys.rotate_key(self.connection, mint, key_id, account, grace_seconds=grace_seconds, now=self.now)
+    def rotate_key(self, minted: Minted, account: str | None, *, grace_seconds: int) -> Key:
+        """A key with a new secret; where the operation is repeated, as it left it. Errors as `keys.rotate_key`."""
+        made = keys.find_minted(self.connection, minted)
+        if made is not None:
+            return made
+        key = keys.rotate_key(self.connection, minted, account, grace_seconds=grace_seconds, now=self.now)
         self._note("key.rotate", key.id, {"grace_seconds": grace_seconds})
-        return key, text
+        return key
 
     def revoke_key(self, key_id: str, account: str | None) -> Key:
         """End a key, for good.
@@ -94,17 +135,25 @@ class Editor:
         self,
         slug: str,
         *,
+        account_id: str,
         name: str = "",
         kind: AccountKind = AccountKind.ORGANISATION,
         settings: AccountSettings | None = None,
         welcome: Picos = 0,
     ) -> Account:
-        """A new account, with its welcome credit. Errors as `accounts.create_account`."""
-        _require_short(name=name)
+        """A new account of this id, with its welcome credit; where the operation is repeated, the one that it made.
+
+        Errors as `accounts.create_account`.
+        """
+        _require_fitting(schema.accounts, slug=slug, name=name)
+        _require_labels({} if settings is None else settings.shown())
+        with suppress(NotFoundError):
+            return accounts.find_account(self.connection, account_id)
         account = accounts.create_account(
             self.connection,
             slug,
             now=self.now,
+            account_id=account_id,
             name=name,
             kind=kind,
             settings=settings,
@@ -130,7 +179,9 @@ class Editor:
             NotFoundError: There is none.
             SettingsError: A limit is none.
         """
-        _require_short(name=name)
+        _require_words(name=name)
+        _require_fitting(schema.accounts, name=name)
+        _require_labels(rules or {})
         before = accounts.find_account(self.connection, account)
         settings = AccountSettings.parse({**before.settings.shown(), **rules}) if rules else None
         changed = accounts.change_account(self.connection, account, title=name, status=status, settings=settings)
@@ -150,10 +201,13 @@ class Editor:
             InvalidRequestError: The amount is none of its kind, or more than a ledger holds.
             ConflictError: The reference stands for another amount.
         """
-        _require_short(reference=reference, note=note)
+        _require_words(reference=reference)
+        _require_fitting(schema.entries, reference=reference, note=note)
         if amount == 0 or (amount < 0 and kind is not EntryKind.ADJUSTMENT):
             raise InvalidRequestError(
-                f"amount is {format_dollars(amount)}.", param="amount", hint="Only an adjustment may be below zero."
+                f"amount is {format_dollars(amount)}.",
+                param="amount",
+                hint="Name one above zero; only an adjustment may be below.",
             )
         entered = ledger.enter(
             self.connection,
@@ -172,7 +226,8 @@ class Editor:
 
     def set_member(self, account: str, subject: str, role: Role, *, email: str | None = None) -> Member:
         """Let somebody act for an account, or change what they may do. Errors as `accounts.set_member`."""
-        _require_short(subject=subject, email=email)
+        _require_words(subject=subject)
+        _require_fitting(schema.members, subject=subject, email=email)
         member = accounts.set_member(self.connection, account, subject, role, now=self.now, email=email)
         self._note("member.set", account, {"subject": subject, "role": role.value, "email": member.email})
         return member
@@ -239,15 +294,56 @@ class Editor:
         note_change(self.connection, actor=self.actor, action=action, target=target, detail=detail, now=self.now)
 
 
-def _require_short(**texts: str | None) -> None:
-    """Refuse what no column holds.
+def _require_fitting(table: sa.Table, **texts: str | None) -> None:
+    """Refuse what a column does not hold. SQLite would take it, and PostgreSQL fail.
+
+    Args:
+        table: The table.
+        **texts: Column to what is to be written into it.
 
     Raises:
         InvalidRequestError: With the name of the text.
     """
     for name, text in texts.items():
-        if text is not None and len(text) > MOST_LABEL:
-            raise InvalidRequestError(f"{name} has {len(text)} letters, more than {MOST_LABEL}.", param=name)
+        most = cast("sa.String", table.c[name].type).length
+        assert most is not None, "all our texts have one"
+        if text is not None:
+            _require_short(name, text, most)
+
+
+def _require_labels(rules: Mapping[str, Any]) -> None:
+    """Refuse names in settings that are longer than those of what they name can be, or cannot be shown.
+
+    Tags must fit together into the column of a request's: what is over would be left out each time.
+
+    Args:
+        rules: As the settings of a key or account are shown.
+
+    Raises:
+        InvalidRequestError: With the name of the setting.
+    """
+    for name in LABELS:
+        for label in rules.get(name, ()):
+            _require_short(name, label, MOST_LABEL)
+    _require_fitting(schema.usage, tags=TAG_SEPARATOR.join(plain_tags(rules.get("tags", ()))))
+
+
+def _require_short(name: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise InvalidRequestError(f"{name} has {len(text)} letters, more than {most}.", param=name, hint="Shorten it.")
+    if UNPRINTABLE.search(text):
+        raise InvalidRequestError(f"{name} is {text!r}.", param=name, hint="Leave out what cannot be printed.")
+
+
+def _require_words(**texts: str | None) -> None:
+    """Refuse texts that say nothing where something must be said.
+
+    Raises:
+        InvalidRequestError: With the name of the text.
+    """
+    for name, text in texts.items():
+        if not text and text is not None:
+            raise InvalidRequestError(f"{name} is empty.", param=name, hint="Write at least a letter.")
 
 
 def _described(provider: Provider) -> dict[str, Any]:

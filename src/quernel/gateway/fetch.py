@@ -1,4 +1,4 @@
-"""Small JSON documents of other servers (discovery, public keys), fetched so that none of them can do harm.
+"""Small JSON documents of other servers (discovery, public keys, tokens), fetched so that none of them can do harm.
 
 An address is https, or http to this very machine; it has no user name in it. Nothing is followed to another address,
 nothing is unpacked, and there is an end to both bytes and seconds.
@@ -6,7 +6,7 @@ nothing is unpacked, and there is an end to both bytes and seconds.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
 import httpx
@@ -50,12 +50,20 @@ def host_of(url: str) -> str | None:
     return f"{host}:{port}"
 
 
-async def fetch_json_document(url: str, *, session: httpx.AsyncClient) -> bytes:
-    """The JSON document at an address, as it was sent.
+async def fetch_json_document(
+    url: str,
+    *,
+    session: httpx.AsyncClient,
+    form: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """The JSON document at an address, or the reply to a form that is sent to it, as it came.
 
     Args:
         url: From configuration, or from a document that configuration led to; never from a request.
         session: What to send with. Its `auth` is not used, but headers and cookies that it has are sent.
+        form: Fields to send; `None` to send none and ask for the document.
+        headers: To send besides.
 
     Raises:
         ProviderError: It is not an address to fetch, or there was no answer in time, or not one of JSON within bounds.
@@ -65,7 +73,14 @@ async def fetch_json_document(url: str, *, session: httpx.AsyncClient) -> bytes:
     try:
         async with (
             asyncio.timeout(TIMEOUT_SECONDS),
-            session.stream("GET", url, headers=HEADERS, auth=None, follow_redirects=False) as reply,
+            session.stream(
+                "GET" if form is None else "POST",
+                url,
+                data=form,
+                headers={**HEADERS, **(headers or {})},
+                auth=None,
+                follow_redirects=False,
+            ) as reply,
         ):
             body = await _read(url, reply)
     except (TimeoutError, httpx.TimeoutException) as error:

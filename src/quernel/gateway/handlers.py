@@ -9,12 +9,13 @@ from starlette.responses import Response
 
 from quernel.errors import InvalidRequestError, ModelNotFoundError
 from quernel.gateway import ledger, usage
-from quernel.gateway.asker import ask_of, note, principal_of
+from quernel.gateway.asker import ask_of, note, principal_of, until_billed
 from quernel.gateway.catalogue import describe_endpoints, describe_model, list_models
 from quernel.gateway.keys import Scope
 from quernel.gateway.marks import read_mark
 from quernel.gateway.models import GatewayKind
 from quernel.gateway.money import format_dollars
+from quernel.gateway.pages import describe_card
 from quernel.gateway.service import Gateway
 from quernel.gateway.site import Site
 from quernel.gateway.usage import HOUR_MS, Grouping, Report
@@ -31,10 +32,10 @@ from quernel.protocols.ai_gateway_catalogue import (
 )
 from quernel.protocols.ai_gateway_warnings import Version
 from quernel.protocols.body import encode_body
-from quernel.protocols.gateway import EndpointsReply, ModelEntryList
+from quernel.protocols.gateway import EndpointsReply, ModelEntryList, decode_model_query
 from quernel.server.exchange import exchange_of
 from quernel.server.handlers import answer
-from quernel.server.inference import complete_embedding, complete_rerank, until_done
+from quernel.server.inference import complete_embedding, complete_rerank
 from quernel.server.middleware import header, json_response
 from quernel.types import ModelKind
 
@@ -62,7 +63,7 @@ async def sdk_embed(request: Request, body: bytes, *, version: Version) -> Respo
     asked = complete_embedding(request, call.request)
     gateway = gateway_of(request)
     try:
-        billed = await until_done(request, gateway.embed(ask, call.model, asked))
+        billed = await until_billed(request, ask, gateway.embed(ask, call.model, asked))
     except ModelNotFoundError as error:
         raise _naming(error, gateway, GatewayKind.EMBEDDING, (call.model, *call.options.models)) from error
     exchange = exchange_of(request)
@@ -80,7 +81,7 @@ async def sdk_rerank(request: Request, body: bytes, *, version: Version) -> Resp
     (asked,) = complete_rerank(request, [call.request])
     gateway = gateway_of(request)
     try:
-        billed = await until_done(request, gateway.rerank(ask, call.model, asked))
+        billed = await until_billed(request, ask, gateway.rerank(ask, call.model, asked))
     except ModelNotFoundError as error:
         raise _naming(error, gateway, GatewayKind.RERANKER, (call.model, *call.options.models)) from error
     exchange = exchange_of(request)
@@ -100,7 +101,7 @@ async def sdk_config(request: Request, body: bytes, *, version: Version) -> Resp
             id=model.id,
             name=model.name,
             kind=ModelKind(model.kind),
-            description=model.description or None,
+            description=model.description or model.summary or None,
             input_price=None if model.pricing is None else model.pricing.input,
             output_price=None if model.pricing is None else model.pricing.output,
         )
@@ -131,16 +132,18 @@ def _model_of(request: Request) -> str:
 
 async def models(request: Request, body: bytes) -> Response:
     """The models that anybody offers, with prices and who offers them."""
-    data = list_models(gateway_of(request))
-    kind = request.query_params.get("type")
-    if kind is not None:
-        data = [model for model in data if kind in (model.type, model.kind)]
-    return json_response(encode_body(ModelEntryList(data=data)))
+    query = decode_model_query(request.query_params)
+    return json_response(encode_body(ModelEntryList(data=list_models(gateway_of(request), query))))
 
 
 async def model(request: Request, body: bytes) -> Response:
     """One model."""
     return json_response(encode_body(describe_model(gateway_of(request), request.path_params["name"])))
+
+
+async def card(request: Request, body: bytes) -> Response:
+    """The page of one model."""
+    return json_response(encode_body(describe_card(gateway_of(request), request.path_params["name"])))
 
 
 async def endpoints(request: Request, body: bytes) -> Response:
@@ -183,6 +186,7 @@ async def generation(request: Request, body: bytes) -> Response:
         upstream_inference_cost=format_dollars(row.upstream_cost if row.byok else 0),
         market_cost=format_dollars(row.upstream_cost),
         gateway_cost=format_dollars(row.cost),
+        has_failed=row.status != 200,
     )
     return json_response(ai_gateway_catalogue.encode_generation(info))
 

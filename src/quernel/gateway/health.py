@@ -4,6 +4,7 @@ Nothing here does anything by itself: whoever asks a provider tells what came of
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import accumulate
@@ -38,7 +39,6 @@ class Histogram:
     def __init__(self) -> None:
         self._weights = [0.0] * NUM_BUCKETS
         self._total = 0.0
-        self._sum = 0.0
         self._since: float | None = None
 
     def observe(self, value: float, now: float) -> None:
@@ -52,19 +52,14 @@ class Histogram:
         weight = self._unit(now)
         if weight > LARGEST_WEIGHT:
             self._weights = [old / weight for old in self._weights]
-            self._total, self._sum, self._since, weight = self._total / weight, self._sum / weight, now, 1.0
+            self._total, self._since, weight = self._total / weight, now, 1.0
         place = 0 if value <= SMALLEST else min(int(math.log(value / SMALLEST, GROWTH)) + 1, NUM_BUCKETS - 1)
         self._weights[place] += weight
         self._total += weight
-        self._sum += weight * value
 
     def count(self, now: float) -> float:
         """How many observations there are, each faded."""
         return self._total / self._unit(now)
-
-    def mean(self) -> float | None:
-        """The mean; `None` where nothing was observed."""
-        return self._sum / self._total if self._total else None
 
     def quantile(self, share: float) -> float | None:
         """The number that so large a share lies below, to a fifth of it; `None` where nothing was observed."""
@@ -225,6 +220,13 @@ class HealthTable:
         if self._shared is not None:
             health.drifted = self._shared.of(provider, model, weights).drifted
         return health
+
+    def running(self) -> Counter[str]:
+        """How many requests each provider is answering for us, by its slug."""
+        running: Counter[str] = Counter()
+        for (provider, _, _), health in self._table.items():
+            running[provider] += health.running
+        return running
 
     def condition(self, provider: str, model: str, weights: str, now: float) -> Condition:
         """What is shown of one."""

@@ -61,7 +61,7 @@ class ClosedError(OSError):
 
 
 class BrokenError(OSError):
-    """The other side closed the connection in the middle of its reply."""
+    """The connection was closed in the middle of a reply, or by us while we waited for one."""
 
 
 class ReplyError(ValueError):
@@ -119,10 +119,11 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
-        self._room: asyncio.Event | None = None
+        self._is_full = False
         self._is_used = False
         self._is_cut = False
         self._begin()
+        self.is_complete = True  # what comes before a request is no reply to it
 
     def _begin(self) -> None:
         self.status = 0
@@ -140,22 +141,26 @@ class Connection(asyncio.Protocol):
 
         Raises:
             ClosedError: The other side closed the connection.
+            BrokenError: We did.
             ReplyError: What came is no reply.
         """
+        if not self.is_open:
+            raise ClosedError(is_stale=self._is_used)
         self._begin()
         if len(body) <= SEND_BYTES:
             self._transport.write(head + body)
         else:
             self._transport.write(head)
             await self._send_pieces(memoryview(body))
-        await self._until_head()
+        while not self._has_head:
+            await self._wait()
         self._is_used = True
 
     async def read(self) -> bytes:
         """The next bytes of the reply; none at its end.
 
         Raises:
-            BrokenError: The other side closed the connection.
+            BrokenError: The connection was closed.
             ReplyError: What came is no reply.
         """
         while not self._pieces and not self.is_complete:
@@ -177,8 +182,10 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_reusable(self) -> bool:
-        """Whether another request can be sent."""
-        return self.is_open and self.is_complete and self._keeps and not self._is_cut
+        """Whether another request can be sent: the last went out whole, and its reply was read to its end."""
+        if not (self.is_open and self._keeps and self.is_complete) or self._pieces:
+            return False
+        return not self._is_cut and self._transport.get_write_buffer_size() == 0
 
     async def _send_pieces(self, body: memoryview) -> None:
         """Send a large body, unless the reply says before its end that it is not wanted."""
@@ -187,31 +194,20 @@ class Connection(asyncio.Protocol):
                 self._is_cut = True
                 return
             self._transport.write(body[start : start + SEND_BYTES])
-            await (asyncio.sleep(0) if self._room is None else self._room.wait())
-
-    async def _until_head(self) -> None:
-        while not self._has_head:
-            await self._wait()
+            await asyncio.sleep(0)
+            while self._is_full and not self._has_head:
+                await self._wait()
 
     async def _wait(self) -> None:
         """Until something comes."""
         if self._failure is not None:
             raise self._failure
         self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        await self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-        self._wake_sender()
-
-    def _wake_sender(self) -> None:
-        if self._room is not None:
-            self._room.set()
-            self._room = None
 
     def _fail(self, error: Exception) -> None:
         if self._failure is None:
@@ -253,13 +249,19 @@ class Connection(asyncio.Protocol):
             self._failure = BrokenError("broken off")
         self._wake()
 
+    def eof_received(self) -> None:
+        """The event loop's: nothing more comes, so that what is not sent yet need not be waited for."""
+        self.connection_lost(None)
+        self._transport.abort()
+
     def pause_writing(self) -> None:
         """The event loop's: the other side reads more slowly than we send."""
-        self._room = asyncio.Event()
+        self._is_full = True
 
     def resume_writing(self) -> None:
         """The event loop's: it has caught up."""
-        self._wake_sender()
+        self._is_full = False
+        self._wake()
 
     @property
     def _ends_with_connection(self) -> bool:
@@ -278,6 +280,8 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """The parser's: the head is here."""
         self.status = self._parser.get_status_code()
+        if self.status < 100:
+            raise ReplyError("no status")
         self._has_head = self.status >= 200
 
     def on_body(self, body: bytes) -> None:
@@ -291,7 +295,7 @@ class Connection(asyncio.Protocol):
         if self.status < 200:  # "100 Continue" and the like: the reply is still to come
             self.headers.clear()
             return
-        self._keeps = self._parser.should_keep_alive() and not self._ends_with_connection
+        self._keeps = self._parser.should_keep_alive()
         self.is_complete = True
 
 
@@ -328,13 +332,15 @@ class Pool:
             slots.release()
             raise
         self._used.add(connection)
+        if self._is_closed:
+            connection.close()
         return connection
 
     def give_back(self, place: Place, connection: Connection) -> None:
         """Keep a connection for other requests if it can have any, and close it otherwise."""
         self._used.discard(connection)
         self._slots[place].release()
-        if connection.is_reusable and not self._is_closed:
+        if connection.is_reusable:
             connection.idle_since = time.monotonic()
             self._idle[place].append(connection)
         else:
@@ -365,10 +371,9 @@ class Pool:
             async with asyncio.timeout(CONNECT_SECONDS):
                 found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
                 opened = await aiohappyeyeballs.start_connection(found, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS)
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 tls, name = (self._tls, place.host) if place.is_tls else (None, None)
                 _, connection = await loop.create_connection(Connection, sock=opened, ssl=tls, server_hostname=name)
-        except (OSError, UnicodeError) as error:
+        except (OSError, RuntimeError, UnicodeError) as error:  # RuntimeError: uvloop's, for some that are an OSError
             raise ConnectError("no connection") from error
         return connection
 

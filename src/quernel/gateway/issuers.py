@@ -14,6 +14,18 @@ An issuer that signs for everybody (GitHub, GitLab, Google, Vercel) also lets ev
 preset demands that `required_claims` say whose tokens are meant. An account that is named by a claim can be chosen by
 whoever can choose the claim: let it begin with something (`ci-{owner}`) where other accounts must be out of reach.
 
+With a `client_id` people sign in to the storefront's console by the issuer: it sends them back to `/sign-in/callback`,
+and their ID token is their credential from then on. What they may do there is what `scopes` and their membership say.
+
+    [[issuers]]
+    preset = "google"
+    name = "google"
+    client_id = "1234.apps.googleusercontent.com"
+    client_secret = "env:GOOGLE_CLIENT_SECRET"
+    sign_in = "Sign in with Google"
+    required_claims = { hd = "acme.com" }
+    account = "acme"
+
 Source of the presets:
     vercel: https://vercel.com/docs/oidc/reference; one key set signs for all teams: `verify.py` of
         https://pypi.org/project/vercel-oidc 0.10.
@@ -36,6 +48,7 @@ import msgspec
 
 from quernel.errors import SettingsError
 from quernel.gateway.fetch import host_of
+from quernel.gateway.providers import SECRET
 from quernel.settings import check_keys
 
 ALGORITHMS = (
@@ -62,6 +75,9 @@ MAX_LABEL = 512
 MAX_INTEGER = 2**63
 
 MAX_LEEWAY_SECONDS = 300
+
+MAX_SIGN_IN = 60
+"""Characters of a button."""
 
 _PLACEHOLDER = re.compile(r"\{([^{}]+)\}")
 
@@ -92,6 +108,10 @@ class Issuer:
         auto_provision: Whether an account that does not exist yet is made.
         max_age_seconds: Longest time since `iat`, which is then required; `None` for as long as `exp` says.
         leeway_seconds: How far clocks may differ.
+        client_id: What the issuer calls this gateway; with it people sign in to the pages by the issuer.
+        client_secret: Where the secret is that the issuer gave the gateway: `env:NAME` or `file:PATH`; `None` for a
+            public client.
+        sign_in: What the button says; by default the name.
 
     Raises:
         SettingsError: A field that cannot be as it is.
@@ -112,6 +132,9 @@ class Issuer:
     auto_provision: bool = False
     max_age_seconds: int | None = None
     leeway_seconds: int = 60
+    client_id: str | None = None
+    client_secret: str | None = None
+    sign_in: str | None = None
 
     def __post_init__(self) -> None:
         _require(SLUG.fullmatch(self.name), "name", self.name, "Use a-z, 0-9, '-', '_' and '.', at most 64.")
@@ -145,6 +168,25 @@ class Issuer:
         _require(age is None or age > 0, "max_age_seconds", age, "Set more than 0, or leave it out.")
         leeway = self.leeway_seconds
         _require(0 <= leeway <= MAX_LEEWAY_SECONDS, "leeway_seconds", leeway, f"Set 0 to {MAX_LEEWAY_SECONDS}.")
+        self._check_client()
+
+    def _check_client(self) -> None:
+        client, secret = self.client_id, self.client_secret
+        _require(client is None or client, "client_id", client, "Write what the issuer calls this gateway.")
+        for name in ("client_secret", "sign_in") if client is None else ():
+            value = getattr(self, name)
+            _require(value is None, name, value, "It is for signing in, which takes a client_id too.")
+        _require(
+            client is None or "{" not in self.issuer,
+            "client_id",
+            client,
+            "People sign in by one issuer: write its address without a claim in it.",
+        )
+        is_named = secret is None or SECRET.fullmatch(secret) is not None
+        _require(is_named, "client_secret", "...", "Write env:VARIABLE or file:PATH; the secret does not belong here.")
+        label = self.sign_in
+        is_label = label is None or (0 < len(label) <= MAX_SIGN_IN and label.isprintable())
+        _require(is_label, "sign_in", label, f"Write what a button says, at most {MAX_SIGN_IN} characters.")
 
     def _check_addresses(self) -> None:
         is_template = _TEMPLATE_AT_END.fullmatch(self.issuer) is not None
@@ -297,6 +339,7 @@ def parse_issuer(table: Mapping[str, Any], place: str) -> Issuer:
     """The issuer of an `[[issuers]]` table: the fields of `Issuer`, over those of its `preset`.
 
     `audience`, `algorithms`, `tags`, `scopes` and values of `required_claims` may be a text instead of a list of one.
+    Where there is a `client_id` and no `audience`, tokens must be made for that client.
 
     Args:
         table: As it is in the file.
@@ -311,6 +354,8 @@ def parse_issuer(table: Mapping[str, Any], place: str) -> Issuer:
         raise SettingsError(f"{place}: preset is {name!r}.", param="preset", hint=f"Known: {', '.join(PRESETS)}.")
     preset = Preset(defaults={}) if name is None else PRESETS[name]
     values = {**preset.defaults, **{key: value for key, value in table.items() if key != "preset"}}
+    if "client_id" in values:
+        values.setdefault("audience", values["client_id"])
     for key in ("audience", "algorithms", "tags", "scopes", "jwks_hosts"):
         if isinstance(values.get(key), str):
             values[key] = [values[key]]

@@ -15,9 +15,10 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
+from msgspec import UNSET, UnsetType
 from sqlalchemy.engine import Connection
 
 from quernel.errors import ConflictError, InvalidRequestError, NotFoundError
@@ -25,6 +26,7 @@ from quernel.gateway import schema
 from quernel.gateway.ids import base32
 from quernel.gateway.limits import Limit, parse_limits, show_limits
 from quernel.gateway.marks import bump
+from quernel.protocols.gateway_admin import LAST_MOMENT, LONGEST_GRACE_SECONDS, format_time
 
 PREFIX = "quernel_"
 ID_LETTERS, SECRET_LETTERS, CHECKSUM_LETTERS = 10, 52, 7
@@ -45,6 +47,8 @@ class Scope(StrEnum):
     """See the account's keys, money and usage."""
     MANAGE = "manage"
     """Make and revoke the account's keys, and change its settings and members."""
+    METRICS = "metrics"
+    """Read `/metrics`, which is of all accounts together: for Prometheus, and nothing else."""
     OPERATE = "operate"
     """Everything, for every account, and providers and prices: the operator's."""
 
@@ -53,6 +57,7 @@ IMPLIED: Mapping[Scope, frozenset[Scope]] = {
     Scope.INFER: frozenset({Scope.INFER}),
     Scope.READ: frozenset({Scope.READ}),
     Scope.MANAGE: frozenset({Scope.READ, Scope.MANAGE}),
+    Scope.METRICS: frozenset({Scope.METRICS}),
     Scope.OPERATE: frozenset(Scope),
 }
 
@@ -153,9 +158,34 @@ class Key:
         """How its owner recognises it."""
         return f"{PREFIX}{self.id}"
 
+    @property
+    def place(self) -> "Place":
+        """Where it stands in a list."""
+        return self.created, self.id
+
     def is_valid(self, now: int) -> bool:
         """Whether it opens anything."""
         return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+Place: TypeAlias = tuple[int, str]
+"""Where a key stands in a list: when it was made, and its id."""
+
+
+class Minted(NamedTuple):
+    """A key, or a new secret of one, before it is in the database.
+
+    It is drawn before the operation that writes it: an operation may be repeated, and must then find what it wrote.
+
+    Attributes:
+        id: The key's id.
+        text: The key itself, which is shown once.
+        digest: What is kept of it.
+    """
+
+    id: str
+    text: str
+    digest: bytes
 
 
 class KeyMint:
@@ -169,8 +199,8 @@ class KeyMint:
         assert len(pepper) >= 32, "whoever reads the pepper checks it"
         self._pepper = pepper
 
-    def new(self, key_id: str | None = None) -> tuple[str, str, bytes]:
-        """A new key: its id, its text, which is shown once, and the digest to keep.
+    def new(self, key_id: str | None = None) -> Minted:
+        """A new key.
 
         Args:
             key_id: Of the key whose secret is to be replaced.
@@ -179,7 +209,7 @@ class KeyMint:
         secret = base32(int.from_bytes(os.urandom(SECRET_BITS // 8)), SECRET_LETTERS)
         body = f"{PREFIX}{key_id}_{secret}"
         text = body + _checksum(body)
-        return key_id, text, self.digest(text)
+        return Minted(key_id, text, self.digest(text))
 
     def digest(self, text: str) -> bytes:
         """What is kept of a key, or of anything that must be known again and not read."""
@@ -200,7 +230,7 @@ def _checksum(body: str) -> str:
 
 def create_key(
     connection: Connection,
-    mint: KeyMint,
+    minted: Minted,
     account: str,
     name: str,
     settings: KeySettings,
@@ -208,36 +238,42 @@ def create_key(
     created_by: str,
     now: int,
     expires: int | None = None,
-) -> tuple[Key, str]:
-    """A new key and its text, which is nowhere else.
+) -> Key:
+    """A new key.
 
     Raises:
-        InvalidRequestError: It would have expired already.
+        InvalidRequestError: It would have expired already, or ends in no year that is written with four digits.
     """
-    if expires is not None and expires <= now:
-        raise InvalidRequestError("expires is in the past.", param="expires")
-    key_id, text, digest = mint.new()
+    _require_future(expires, now)
     row = {
-        "id": key_id,
+        "id": minted.id,
         "account": account,
         "name": name,
-        "digest": digest,
+        "digest": minted.digest,
         "settings": settings.shown(),
         "expires": expires,
         "created": now,
         "created_by": created_by,
     }
     connection.execute(sa.insert(schema.keys), row)
-    key = Key(
-        id=key_id,
-        account=account,
-        name=name,
-        settings=settings,
-        created=now,
-        created_by=created_by,
-        expires=expires,
-    )
-    return key, text
+    return find_key(connection, minted.id)
+
+
+def _require_future(expires: int | None, now: int) -> None:
+    if expires is not None and expires <= now:
+        raise InvalidRequestError(
+            f"expires is {format_time(expires)}, which is in the past.", param="expires", hint="Name a later moment."
+        )
+    if expires is not None and expires > LAST_MOMENT:
+        raise InvalidRequestError(
+            "expires is after the year 9999.", param="expires", hint="A key that nobody gives an end never expires."
+        )
+
+
+def find_minted(connection: Connection, minted: Minted) -> Key | None:
+    """The key that has this secret already, which an operation finds that is repeated; `None` before it was written."""
+    row = connection.execute(_FIND, {"key": minted.id}).one_or_none()
+    return _key(row) if row is not None and minted.digest in (row.digest, row.old_digest) else None
 
 
 def find_key(connection: Connection, key_id: str, account: str | None = None) -> Key:
@@ -254,10 +290,17 @@ def find_key(connection: Connection, key_id: str, account: str | None = None) ->
     return _key(_row(connection, key_id, account))
 
 
-def list_keys(connection: Connection, account: str | None = None) -> list[Key]:
-    """All keys, of an account or of all, the newest first."""
-    found = sa.select(schema.keys).order_by(schema.keys.c.created.desc(), schema.keys.c.id)
-    return [_key(row) for row in connection.execute(found if account is None else found.filter_by(account=account))]
+def list_keys(
+    connection: Connection, account: str | None = None, *, most: int, before: Place | None = None
+) -> list[Key]:
+    """The latest keys, of an account or of all; `before` continues a list after its last place."""
+    created, key_id = schema.keys.c.created, schema.keys.c.id
+    found = sa.select(schema.keys).order_by(created.desc(), key_id.desc()).limit(most)
+    if account is not None:
+        found = found.filter_by(account=account)
+    if before is not None:
+        found = found.where(sa.tuple_(created, key_id) < before)
+    return [_key(row) for row in connection.execute(found)]
 
 
 def change_key(
@@ -265,13 +308,16 @@ def change_key(
     key_id: str,
     account: str | None,
     *,
+    now: int,
     name: str | None = None,
     settings: KeySettings | None = None,
+    expires: int | UnsetType | None = UNSET,
 ) -> Key:
-    """Rename a key, or change what it may do.
+    """Rename a key, or change what it may do, or until when; `expires` is `None` for ever.
 
     Raises:
         NotFoundError: There is none, or it is another's.
+        InvalidRequestError: It would have expired already, or ends in no year that is written with four digits.
     """
     key = find_key(connection, key_id, account)
     changes: dict[str, Any] = {}
@@ -279,30 +325,36 @@ def change_key(
         changes["name"] = name
     if settings is not None:
         changes["settings"] = settings.shown()
+    if expires is not UNSET:
+        _require_future(expires, now)
+        changes["expires"] = expires
     if changes:
         connection.execute(sa.update(schema.keys).filter_by(id=key.id).values(changes))
         bump(connection)
     return find_key(connection, key_id, account)
 
 
-def rotate_key(
-    connection: Connection, mint: KeyMint, key_id: str, account: str | None, *, grace_seconds: int, now: int
-) -> tuple[Key, str]:
-    """A new secret for a key; the old one stays good for a while.
+def rotate_key(connection: Connection, minted: Minted, account: str | None, *, grace_seconds: int, now: int) -> Key:
+    """A key with a new secret; the old one stays good for a while.
 
     Raises:
-        NotFoundError: There is none, or it is another's.
+        NotFoundError: There is none of that id, or it is another's.
         ConflictError: It was revoked, or has expired.
+        InvalidRequestError: The while is longer than any may be.
     """
-    row = _row(connection, key_id, account, lock=True)
+    if not 0 <= grace_seconds <= LONGEST_GRACE_SECONDS:
+        raise InvalidRequestError(
+            f"grace is {grace_seconds} seconds, and at most {LONGEST_GRACE_SECONDS} may be.",
+            param="grace_seconds",
+            hint="Rotate the key again later, or make another one.",
+        )
+    row = _row(connection, minted.id, account, lock=True)
     if not _key(row).is_valid(now):
-        raise ConflictError(f"The key {key_id} is no longer good.", hint="Make a new one.")
-    _, text, digest = mint.new(key_id)
-    until = now + 1000 * grace_seconds
-    changes = {"digest": digest, "old_digest": row.digest, "old_until": until}
-    connection.execute(sa.update(schema.keys).filter_by(id=key_id).values(changes))
+        raise ConflictError(f"The key {minted.id} is no longer good.", param="key", hint="Make a new one.")
+    changes = {"digest": minted.digest, "old_digest": row.digest, "old_until": now + 1000 * grace_seconds}
+    connection.execute(sa.update(schema.keys).filter_by(id=minted.id).values(changes))
     bump(connection)
-    return find_key(connection, key_id, account), text
+    return find_key(connection, minted.id, account)
 
 
 def revoke_key(connection: Connection, key_id: str, account: str | None, *, now: int) -> Key:

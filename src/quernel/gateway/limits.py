@@ -18,6 +18,7 @@ from quernel.errors import InsufficientCreditError, LimitExceededError, QuernelE
 from quernel.gateway import schema
 from quernel.gateway.money import Picos, format_dollars, parse_dollars
 from quernel.gateway.statement import Statement
+from quernel.protocols.gateway_admin import MOST_COUNT
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
 
@@ -91,8 +92,10 @@ def parse_limits(table: Mapping[str, Any], *, place: str) -> tuple[Limit, ...]:
                 raise SettingsError(
                     f"{place}.{period}.{key} is no limit.", param=place, hint=f"Known: {', '.join(LIMIT_KEYS)}."
                 )
-            if key != "usd" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise SettingsError(f"{place}.{period}.{key} is {value!r}.", param=place, hint="Set 0 or more.")
+            if key != "usd" and not (type(value) is int and 0 <= value <= MOST_COUNT):
+                raise SettingsError(
+                    f"{place}.{period}.{key} is {value!r}.", param=place, hint=f"Set a whole number, 0 to {MOST_COUNT}."
+                )
         spend = None if most.get("usd") is None else parse_dollars(most["usd"], place=f"{place}.{period}.usd")
         if spend is not None and spend < 0:
             raise SettingsError(f"{place}.{period}.usd is {most['usd']!r}.", param=place, hint="Set 0 or more.")

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from quernel.errors import NotFoundError
 from quernel.gateway import schema
 from quernel.gateway.ledger import EntryKind
 from quernel.gateway.money import Picos
-from quernel.gateway.provider_store import load_providers
+from quernel.gateway.provider_store import load_providers, unknown_provider
 from quernel.gateway.providers import Provider
 from quernel.gateway.usage import Usage
 
@@ -119,5 +118,5 @@ def find_provider(connection: Connection, slug: str) -> StoredProvider:
     """
     found = next((one for one in list_providers(connection) if one.provider.slug == slug), None)
     if found is None:
-        raise NotFoundError(f"There is no provider {slug}.", param="provider")
+        raise unknown_provider(slug)
     return found

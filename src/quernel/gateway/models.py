@@ -11,12 +11,13 @@ to one model only.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from quernel.catalog.card import ModelCard
+from quernel.catalog.card import ModelCard, WrittenCard
+from quernel.catalog.page import ModelPage
 from quernel.errors import ModelNotFoundError, SettingsError
 from quernel.gateway.counting import ByteCounter, PromptCounter, TokenCounter
 from quernel.gateway.providers import checked
@@ -74,7 +75,7 @@ class GatewayModel:
         min_dimensions: The shortest that they may be cut to; that of all of them where they may not.
         max_tokens: The longest input that it reads.
         counter: Counts its tokens.
-        card: Its facts, if it is one of the family or built in.
+        card: Its facts, if it is one of the family or built in, or somebody wrote them down.
         description: One sentence.
     """
 
@@ -85,8 +86,18 @@ class GatewayModel:
     min_dimensions: int | None = None
     max_tokens: int
     counter: TokenCounter
-    card: ModelCard | None = None
+    card: ModelCard | WrittenCard | None = None
     description: str = ""
+
+    @property
+    def page(self) -> ModelPage | None:
+        """What a visitor wants to know of it."""
+        return None if self.card is None else self.card.page
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return self.name.rpartition("/")[2] if self.page is None else self.page.title
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -132,12 +143,25 @@ def parse_entry(table: Mapping[str, Any], *, place: str) -> CatalogueEntry:
     return entry
 
 
-def build_model(entry: CatalogueEntry) -> GatewayModel:
+def build_model(entry: CatalogueEntry, card: ModelCard | WrittenCard | None = None) -> GatewayModel:
     """The model that an entry describes.
 
+    Args:
+        entry: The entry.
+        card: What else is known of it.
+
     Raises:
-        SettingsError: Its tokenizer is not there.
+        SettingsError: Its tokenizer is not there, or entry and card name two licences.
     """
+    card = card or WrittenCard(name=entry.name, license=entry.license)
+    if entry.license is not None and card.license is None:
+        card = replace(card, license=entry.license)
+    if entry.license is not None and entry.license.lower() != (card.license or "").lower():
+        raise SettingsError(
+            f"{entry.name} is under {entry.license} in [[catalogue]] and under {card.license} in its card.",
+            param="license",
+            hint="Leave it out of [[catalogue]].",
+        )
     counter: TokenCounter
     if entry.tokenizer is None or entry.kind == GatewayKind.CHAT:
         counter = ByteCounter(entry.max_tokens)
@@ -151,6 +175,7 @@ def build_model(entry: CatalogueEntry) -> GatewayModel:
         min_dimensions=entry.min_dimensions or entry.dimensions,
         max_tokens=entry.max_tokens,
         counter=counter,
+        card=card,
         description=entry.description,
     )
 

@@ -16,6 +16,7 @@ from quernel.gateway.attempts import Attempts
 from quernel.gateway.byok import Wallet
 from quernel.gateway.canary import Canary
 from quernel.gateway.capture import Capture
+from quernel.gateway.cards import load_written_cards
 from quernel.gateway.config import GatewayConfig
 from quernel.gateway.counting import ByteCounter, PromptCounter, TokenCounter
 from quernel.gateway.database import Database
@@ -23,7 +24,7 @@ from quernel.gateway.fetch import fetch_json_document
 from quernel.gateway.health import HealthTable
 from quernel.gateway.ids import new_id, now_ms
 from quernel.gateway.issuers import parse_issuer
-from quernel.gateway.keys import KeyMint, KeySettings, Scope, create_key
+from quernel.gateway.keys import KeyMint, KeySettings, Minted, Scope, create_key, find_minted
 from quernel.gateway.migrate import check, migrate
 from quernel.gateway.models import GatewayKind, GatewayModel, Models, build_model, parse_entry
 from quernel.gateway.oidc import OidcVerifier
@@ -130,12 +131,12 @@ def open_gateway(
     secret = read_secret(settings, database)
     mint, vault = KeyMint(derive(secret, KEY_PURPOSE)), Vault(secret)
     issuers = [parse_issuer(table, place=f"issuers[{number}]") for number, table in enumerate(tables.issuers)]
-    models = build_models(tables.catalogue, local)
+    models = build_models(tables.catalogue, local, settings.cards)
     books = open_books(database, settings)
     capture: Capture | None = None
     try:
         capture = None if settings.capture_file is None else Capture(settings.capture_file)
-        first_key = books.write_now(partial(_set_up, mint=mint, settings=settings))
+        first_key = books.write_now(partial(_set_up, minted=mint.new(), settings=settings))
         _save_providers(books, with_local(tables.providers, local))
         transport = Transport()
         http = httpx.AsyncClient()
@@ -161,6 +162,7 @@ def open_gateway(
             capture.close()
         raise
     principals.on_change.append(wallet.forget)
+    books.on_group.append(gateway.counts.note_group)
     return Parts(
         gateway=gateway,
         principals=principals,
@@ -215,16 +217,22 @@ def read_secret(settings: GatewayConfig, database: str) -> bytes:
     return read_secret_file(Path(database.removeprefix(SQLITE_PREFIX) + SECRET_SUFFIX), create=True)
 
 
-def build_models(catalogue: Sequence[Mapping[str, Any]], local: LocalModels) -> Models:
+def build_models(catalogue: Sequence[Mapping[str, Any]], local: LocalModels, folder: Path | None = None) -> Models:
     """The models of the gateway: the configuration's, those of this process, and the family.
 
+    Args:
+        catalogue: `[[catalogue]]`.
+        local: Models of this process.
+        folder: Where cards of the configuration's models are.
+
     Raises:
-        SettingsError: One of the configuration is wrong, or two have one name.
+        SettingsError: One of the configuration is wrong, or a card, or two have one name.
     """
     entries = [parse_entry(table, place=f"catalogue[{number}]") for number, table in enumerate(catalogue)]
-    models = [build_model(entry) for entry in entries]
-    named = {name for model in models for name in model.names}
     cards = {card.name.lower(): card for card in load_cards()}
+    written = {} if folder is None else load_written_cards(folder, [entry.name for entry in entries])
+    models = [build_model(entry, written.get(entry.name.lower()) or cards.get(entry.name.lower())) for entry in entries]
+    named = {name for model in models for name in model.names}
     for name, model in local.items():
         if name not in named:
             models.append(_local_model(name, model, GatewayModel.of_card(cards[name]) if name in cards else None))
@@ -281,13 +289,15 @@ def _save_providers(books: Database, tables: Sequence[Mapping[str, Any]]) -> Non
     books.write_now(operation)
 
 
-def _set_up(connection: Connection, *, mint: KeyMint, settings: GatewayConfig) -> str | None:
+def _set_up(connection: Connection, *, minted: Minted, settings: GatewayConfig) -> str | None:
     """Make the operator's account and key, at the first start.
 
     Returns:
-        The key, if it was made.
+        The key, if it was made: now, or before where the operation is repeated.
     """
-    if list_accounts(connection):
+    if find_minted(connection, minted) is not None:
+        return minted.text
+    if list_accounts(connection, most=1):
         return None
     now = now_ms()
     account = create_account(
@@ -299,5 +309,5 @@ def _set_up(connection: Connection, *, mint: KeyMint, settings: GatewayConfig) -
         welcome=settings.welcome,
     )
     scopes = KeySettings(scopes=frozenset({Scope.OPERATE}))
-    _, text = create_key(connection, mint, account.id, "first key", scopes, created_by="system", now=now)
-    return text
+    create_key(connection, minted, account.id, "first key", scopes, created_by="system", now=now)
+    return minted.text

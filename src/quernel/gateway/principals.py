@@ -89,6 +89,7 @@ class Principal:
         if scope not in self.permissions:
             raise PermissionDeniedError(
                 f"This key lacks the scope {scope.value!r}.",
+                param="key.scopes",
                 hint="Ask whoever manages the account for one that has it.",
             )
 
@@ -312,4 +313,6 @@ def _unknown() -> AuthenticationError:
 def _refusal_of(account: Account) -> QuernelError | None:
     if account.status is AccountStatus.ACTIVE:
         return None
-    return PermissionDeniedError(f"The account {account.slug} is {account.status.value}.", hint="Ask the operator.")
+    return PermissionDeniedError(
+        f"The account {account.slug} is {account.status.value}.", param="account.status", hint="Ask the operator."
+    )

@@ -85,7 +85,7 @@ def remove_provider(connection: Connection, slug: str) -> None:
     """
     row = _row(connection, slug)
     if row is None:
-        raise _unknown(slug)
+        raise unknown_provider(slug)
     if row.source == FILE:
         raise ConflictError(f"The provider {slug} is of the configuration file.", param="slug", hint="Change it there.")
     connection.execute(sa.delete(schema.providers).filter_by(slug=slug))
@@ -100,7 +100,7 @@ def switch_provider(connection: Connection, slug: str, *, enabled: bool) -> None
     """
     changed = connection.execute(sa.update(schema.providers).filter_by(slug=slug).values(enabled=enabled))
     if not changed.rowcount:
-        raise _unknown(slug)
+        raise unknown_provider(slug)
     bump(connection)
 
 
@@ -113,7 +113,7 @@ def add_price(connection: Connection, slug: str, model: str, price: Price, *, no
     """
     row = _row(connection, slug)
     if row is None:
-        raise _unknown(slug)
+        raise unknown_provider(slug)
     offered = [offer.model for offer in parse_provider(row.document, place=slug).models]
     name = next((offer for offer in offered if offer.lower() == model.lower()), None)
     if name is None:
@@ -194,5 +194,7 @@ def _without_prices(table: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in table.items() if name != "prices"}
 
 
-def _unknown(slug: str) -> NotFoundError:
-    return NotFoundError(f"There is no provider {slug}.", param="provider")
+def unknown_provider(slug: str) -> NotFoundError:
+    """The error where there is no provider of that slug."""
+    hint = "The list of providers has their slugs."
+    return NotFoundError(f"There is no provider {slug}.", param="provider", hint=hint)

@@ -29,6 +29,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from quernel.errors import SettingsError
 from quernel.gateway.money import FREE, Price, parse_price
+from quernel.protocols.gateway_admin import FIRST_MOMENT, LAST_MOMENT, MOST_COUNT, MOST_LABEL, MOST_NAME
 from quernel.settings import check_keys
 
 T = TypeVar("T")
@@ -150,7 +151,11 @@ def parse_provider(table: Mapping[str, Any], *, place: str) -> Provider:
     values = checked(table, Provider, place=place)
     slug = values["slug"]
     if SLUG.fullmatch(slug) is None:
-        raise SettingsError(f"{place}: slug is {slug!r}.", param="slug", hint="Write small letters, digits and dashes.")
+        raise SettingsError(
+            f"{place}: slug is {slug!r}.",
+            param="slug",
+            hint=f"Write at most {MOST_NAME} small letters, digits and dashes.",
+        )
     place = f"provider {slug}"
     if values.get("api_key") is not None and SECRET.fullmatch(values["api_key"]) is None:
         raise _no_secret(place)
@@ -172,6 +177,17 @@ def parse_provider(table: Mapping[str, Any], *, place: str) -> Provider:
 
 def _parse_offer(table: Mapping[str, Any], *, place: str) -> Offer:
     values = checked(table, Offer, place=f"{place}, models")
+    if not values["model"].isprintable():
+        raise SettingsError(
+            f"{place}: model is {values['model']!r}.", param="model", hint="Leave out what cannot be printed."
+        )
+    letters = len(values["model"]) + len(values.get("quantization", FULL))
+    if letters >= MOST_LABEL:  # with a sign between them they are a name, too: of the vectors of its canary
+        raise SettingsError(
+            f"{place}: model and quantization have {letters} letters together, more than {MOST_LABEL - 1}.",
+            param="model",
+            hint="Shorten the gateway's name of it; `upstream` is the provider's.",
+        )
     place = f"{place}, {values['model']}"
     prices = [parse_dated_price(price, place=f"{place} prices") for price in _tables(table.get("prices", []), place)]
     ordered = sorted(prices, key=lambda price: price.valid_from)
@@ -202,7 +218,10 @@ def _milliseconds(moment: object, *, place: str) -> int:
     if not isinstance(moment, datetime):
         raise SettingsError(f"{place}: from is {moment!r}.", param="from", hint="Write it like 2026-01-31.")
     aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)
+    found = int(aware.timestamp() * 1000)
+    if not FIRST_MOMENT <= found <= LAST_MOMENT:
+        raise SettingsError(f"{place}: from is {moment}.", param="from", hint="Name one in the years 1 to 9999.")
+    return found
 
 
 def read_secret(source: str | None, environment: Mapping[str, str], *, place: str) -> str | None:
@@ -260,6 +279,8 @@ def checked(table: Mapping[str, Any], shape: type, *, place: str) -> dict[str, A
         # In Python a bool is an int; in a configuration it is a mistake.
         if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
             raise SettingsError(f"{place}: {name} is {value!r}.", param=name, hint=f"It is of type {kind.__name__}.")
+        if isinstance(value, int) and not -MOST_COUNT <= value <= MOST_COUNT:
+            raise SettingsError(f"{place}: {name} is {value}.", param=name, hint=f"The most is {MOST_COUNT}.")
         values[name] = value
     return values
 

@@ -6,12 +6,13 @@ from typing import Any, Protocol, TypeAlias
 from quernel.errors import SettingsError
 from quernel.gateway.chat import HttpChatModel
 from quernel.gateway.database import Database
-from quernel.gateway.formats import FORMATS, Reply
+from quernel.gateway.formats import FORMATS
 from quernel.gateway.models import GatewayKind, GatewayModel, Models
 from quernel.gateway.provider_store import load_providers
 from quernel.gateway.providers import LOCAL, Offer, Provider, read_secret
 from quernel.gateway.transport import Transport
 from quernel.gateway.upstream import Endpoint, HttpEmbeddingModel, HttpRerankModel, Secret
+from quernel.protocols.provider_replies import Reply
 from quernel.server.inference import check_scores, check_vectors
 from quernel.types import (
     EmbeddingModel,
@@ -188,7 +189,7 @@ def _info(model: GatewayModel, offer: Offer) -> ModelInfo:
         max_tokens=offer.max_tokens or model.max_tokens,
         dtype=offer.quantization,
         device="remote",
-        num_parameters=model.card.num_parameters if model.card else 0,
+        num_parameters=(model.card and model.card.num_parameters) or 0,
     )
 
 

@@ -46,7 +46,7 @@ def build_report(
         InvalidRequestError: No such grouping, or times that are no full hours or in the wrong order.
     """
     end = now - now % HOUR_MS + HOUR_MS if end is None else end
-    start = end - end % DAY_MS - DAYS * DAY_MS if start is None else start
+    start = max(end - end % DAY_MS - DAYS * DAY_MS if start is None else start, 0)
     for name, moment in (("start", start), ("end", end)):
         if moment % HOUR_MS:
             raise InvalidRequestError(
@@ -54,7 +54,9 @@ def build_report(
             )
     if start >= end:
         raise InvalidRequestError(
-            f"end is {format_time(end)}, which is not after start, {format_time(start)}.", param="end"
+            f"end is {format_time(end)}, which is not after start, {format_time(start)}.",
+            param="end",
+            hint="Name a later end or an earlier start.",
         )
     return Report(
         start=start,

@@ -6,6 +6,7 @@ from functools import partial
 from quernel.errors import (
     ConflictError,
     InsufficientCreditError,
+    InvalidRequestError,
     LimitExceededError,
     ModelNotFoundError,
     NoRouteError,
@@ -35,6 +36,7 @@ from quernel.protocols.ai_gateway_catalogue import (
 from quernel.protocols.ai_gateway_errors import AI_GATEWAY_ERRORS
 from quernel.protocols.chat import ChatBody, ChatReplyBody
 from quernel.protocols.gateway import EndpointsReply, GenerationQuery, ModelEntry, ModelEntryList, ModelQuery
+from quernel.protocols.gateway_card import CardReply
 from quernel.server.routes import (
     ASKED,
     BODY_ERRORS,
@@ -137,9 +139,10 @@ OWN = (
         method="GET",
         path="/v1/models",
         handler=handlers.models,
-        summary="The models that anybody offers, with prices.",
+        summary="The models that anybody offers, with prices; searched, narrowed and sorted by the query.",
         query=ModelQuery,
         reply=(ModelEntryList,),
+        errors=(InvalidRequestError,),
     ),
     Endpoint(
         method="GET",
@@ -147,6 +150,14 @@ OWN = (
         handler=handlers.endpoints,
         summary="Who offers a model, at what price, and how they are doing.",
         reply=(EndpointsReply,),
+        errors=(ModelNotFoundError,),
+    ),
+    Endpoint(
+        method="GET",
+        path="/v1/models/{name:path}/card",
+        handler=handlers.card,
+        summary="The page of a model: facts, what it is for, questions, scores, related models.",
+        reply=(CardReply,),
         errors=(ModelNotFoundError,),
     ),
     Endpoint(

@@ -184,7 +184,7 @@ rollups = sa.Table(
     sa.PrimaryKeyConstraint("hour", "account", "key", "user", "tags", "operation", "model", "provider", "credential"),
     sa.Index(None, "account", "hour"),
 )
-"""Usage by the hour, which is kept when its rows are not."""
+"""Usage by the hour, which is kept when its rows are not; of days that are long over, at their first hour."""
 
 providers = sa.Table(
     "providers",

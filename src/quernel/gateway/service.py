@@ -12,7 +12,7 @@ vectors is kept, unless operator and account both have turned capture on.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeAlias, TypeVar, cast
@@ -35,10 +35,10 @@ from quernel.gateway.capture import Capture, Captured
 from quernel.gateway.chat import ChatReply, ChatStream
 from quernel.gateway.counting import count_beside
 from quernel.gateway.database import Database
-from quernel.gateway.formats import Reply
 from quernel.gateway.health import Condition, HealthTable
 from quernel.gateway.ids import new_id, now_ms
 from quernel.gateway.ledger import Admission, Hold
+from quernel.gateway.metrics import Counts
 from quernel.gateway.models import GatewayKind, GatewayModel
 from quernel.gateway.money import MILLION, Picos, format_dollars, from_decimal
 from quernel.gateway.principals import Principal
@@ -50,6 +50,7 @@ from quernel.gateway.upstream import Secret
 from quernel.gateway.usage import Usage, join_tags
 from quernel.protocols.chat import DONE, ChatCall
 from quernel.protocols.provider_options import ProviderOptions
+from quernel.protocols.provider_replies import Reply
 from quernel.server.inference import gather
 from quernel.types import EmbeddingRequest, EmbeddingResult, RerankRequest, RerankResult, check_dimensions
 
@@ -91,6 +92,7 @@ class Ask:
         fingerprint: A digest of it, for the idempotency key.
         started: When it came, by `time.perf_counter`.
         trail: Who was asked.
+        is_filed: Whether it is written down, or will be; what is refused before its model is known is not.
     """
 
     principal: Principal
@@ -101,6 +103,7 @@ class Ask:
     fingerprint: bytes = b""
     started: float = field(default_factory=time.perf_counter)
     trail: Trail = field(default_factory=Trail)
+    is_filed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +218,9 @@ class Gateway:
         instance: The name of this process.
         clock: Seconds that do not go back, as the health of providers has them.
         capture: Where requests of accounts that want it are written; `None` for nowhere.
+
+    Attributes:
+        counts: What was done so far, for `/metrics`.
     """
 
     def __init__(
@@ -233,9 +239,10 @@ class Gateway:
         self.registry = registry
         self.health = health
         self.instance = instance
+        self.clock = clock
+        self.counts = Counts()
         self._attempts = attempts
         self._wallet = wallet
-        self._clock = clock
         self._capture = capture
         self._writing: set[asyncio.Task[None]] = set()
         self._own: dict[str, HealthTable] = {}
@@ -293,7 +300,12 @@ class Gateway:
 
     def condition(self, provider: Provider, offer: Offer) -> Condition:
         """How a model at a provider is doing."""
-        return self.health.condition(provider.slug, offer.model, offer.weights, self._clock())
+        return self.health.condition(provider.slug, offer.model, offer.weights, self.clock())
+
+    @property
+    def health_tables(self) -> Sequence[HealthTable]:
+        """How providers are doing with our keys, and with those of each account that has its own."""
+        return self.health, *self._own.values()
 
     @property
     def is_writing(self) -> bool:
@@ -319,6 +331,7 @@ class Gateway:
             for other, one in zip((*names[1:], None), names, strict=True):
                 try:
                     planned = await plan(one)
+                    ask.is_filed = True
                     return await self._serve_one(ask, planned, finish)
                 except UnavailableError:
                     if other is None:
@@ -337,17 +350,26 @@ class Gateway:
             self.registry.providers,
             replace(demands, only=tuple(keys)) if keys and not demands.only else demands,
             self._own_health(ask.principal.account.id) if keys else self.health,
-            now=self._clock(),
+            now=self.clock(),
             now_ms=now_ms(),
             refuses=lambda provider, offer: self._refuses(provider, offer, plan.request),
         )
         most = max(_cost(candidate, plan, keys) for candidate in route.candidates)
         held = _Held()
-        is_chat = isinstance(plan.request, ChatCall)
         try:
             admission = None
             if most or ask.principal.meters or ask.idempotency_key is not None:
                 admission = await self._hold(ask, plan, most, held)
+            answer = await self._ask_providers(ask, plan, route, keys)
+            served = Served(ask=ask, plan=plan, answer=answer, held=held, admission=admission, route=route, keys=keys)
+            return await finish(served)
+        except BaseException:
+            self._let_go(held, ask.principal.account.id)
+            raise
+
+    async def _ask_providers(self, ask: Ask, plan: _Plan[T], route: Route, keys: Mapping[str, Secret]) -> Answer[T]:
+        num_before, is_chat = len(ask.trail.attempts), isinstance(plan.request, ChatCall)
+        try:
             answer = await self._attempts.ask(
                 route.candidates,
                 lambda candidate: self._call(candidate, plan, keys),
@@ -355,11 +377,11 @@ class Gateway:
                 ask.trail,
                 hedge=not is_chat,
             )
-            served = Served(ask=ask, plan=plan, answer=answer, held=held, admission=admission, route=route, keys=keys)
-            return await finish(served)
-        except BaseException:
-            self._let_go(held, ask.principal.account.id)
-            raise
+        finally:
+            self.counts.note_attempts(plan.model.name, ask.trail.attempts[num_before:], keys)
+        if answer.candidate is not route.candidates[0]:
+            self.counts.fallbacks[answer.candidate.provider.slug, plan.model.name] += 1
+        return answer
 
     def _plan_chat(self, ask: Ask, name: str, call: ChatCall) -> _Plan[Any]:
         model = self._model(ask.principal, name, GatewayKind.CHAT)
@@ -370,12 +392,9 @@ class Gateway:
 
     def _model(self, principal: Principal, name: str, kind: GatewayKind) -> GatewayModel:
         model = self.registry.models.of_kind(name, kind)
-        for whose, allowed in (
-            ("This key", principal.settings.models),
-            ("This account", principal.account.settings.models),
-        ):
+        for whose, allowed in (("key", principal.settings.models), ("account", principal.account.settings.models)):
             if allowed and not {one.lower() for one in allowed} & set(model.names):
-                raise PermissionDeniedError(f"{whose} may not ask {model.name}.", param="model")
+                raise PermissionDeniedError(f"This {whose} may not ask {model.name}.", param=f"{whose}.models")
         return model
 
     def _demands(self, ask: Ask, plan: _Plan[Any]) -> Demands:
@@ -492,6 +511,7 @@ class Gateway:
             self._write_later(lambda connection: usage.record(connection, row))
         else:
             charged = await self.database.write(_charge(hold, row), lock=hold.account)
+        self.counts.note_answer(row, charged)
         self._note(served.ask, served.plan, row, served.answer.value)
         return Receipt(
             generation=row.id,
@@ -523,15 +543,16 @@ class Gateway:
         row = replace(row, status=status, code=code)
         hold = served.held.hold
         charge = _charge(hold, row) if hold is not None else lambda connection: usage.record(connection, row)
-        self._write_later(charge, lock=row.account)
+        self._write_later(charge, lock=row.account, then=lambda charged: self.counts.note_answer(row, charged or 0))
         self._note(served.ask, served.plan, row, served.answer.value)
 
     def fail(self, served: Served[Any], error: QuernelError) -> None:
         """Charge nothing for an answer that broke off, and write that down; its provider is told apart by it."""
         if isinstance(error, ProviderError):
-            health, now = served.answer.candidate.health, self._clock()
+            health, now = served.answer.candidate.health, self.clock()
             health.begin(now)
             health.fail(now, error.kind, retry_after=error.retry_after)
+            self.counts.broken[served.provider, served.plan.model.name] += 1
         self._let_go(served.held, served.ask.principal.account.id)
         self._record_failure(served.ask, served.plan, error)
 
@@ -566,6 +587,7 @@ class Gateway:
         self._write_later(operation, lock=account)
 
     def _record_failure(self, ask: Ask, plan: _Plan[Any], error: BaseException) -> None:
+        self.counts.note_failure(plan.model.name, error)
         row = self._row(ask, plan, status=CLIENT_CLOSED, code=CLIENT_CLOSED_CODE)
         if isinstance(error, QuernelError):
             row = replace(row, status=error.status, code=error.code)
@@ -605,13 +627,16 @@ class Gateway:
             **known,
         )
 
-    def _write_later(self, operation: Callable[[Connection], object], lock: str = "") -> None:
-        """Write what nobody waits for."""
+    def _write_later(
+        self, operation: Callable[[Connection], T], lock: str = "", *, then: Callable[[T], None] = lambda _: None
+    ) -> None:
+        """Write what nobody waits for, and do something with what comes of it."""
 
         async def write() -> None:
             try:
-                await self.database.write(operation, lock=lock)
+                then(await self.database.write(operation, lock=lock))
             except QuernelError:
+                self.counts.lost += 1
                 logger.exception("A request could not be written down.")
 
         task = asyncio.get_running_loop().create_task(write())

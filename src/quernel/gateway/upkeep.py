@@ -4,6 +4,7 @@ providers."""
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Self
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from quernel.errors import QuernelError
 from quernel.gateway import ledger, schema, usage
+from quernel.gateway.audit import forget_changes
 from quernel.gateway.ids import now_ms
 from quernel.gateway.opening import Parts
 
@@ -66,8 +68,14 @@ class Upkeep:
         """Roll up usage, forget what is old, and write down which keys were used."""
         settings, database = self._parts.settings, self._parts.database
         await database.write(lambda connection: usage.roll_up(connection, now_ms()))
-        await database.write(lambda connection: usage.forget(connection, now_ms(), keep_days=settings.usage_days))
-        await database.write(lambda connection: usage.close_days(connection, now_ms(), keep_days=settings.ledger_days))
+        for forget, keep_days in (
+            (usage.forget, settings.usage_days),
+            (usage.fold_hours, settings.hourly_days),
+            (usage.forget_sums, settings.report_days),
+            (usage.close_days, settings.ledger_days),
+            (forget_changes, settings.audit_days),
+        ):
+            await database.write(partial(forget, now=now_ms(), keep_days=keep_days))
         await self._parts.principals.write_uses()
 
     def _beat(self, connection: Connection) -> int:

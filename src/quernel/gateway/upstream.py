@@ -19,18 +19,12 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from quernel.errors import FailureKind, InternalError, NoRouteError, ProviderError, SettingsError
-from quernel.gateway.formats import (
-    FORMATS,
-    EmbeddingFormat,
-    Options,
-    Reply,
-    RerankFormat,
-    Target,
-    express_embedding,
-    express_rerank,
-    parse_options,
-)
+from quernel.gateway.expression import express_embedding, express_rerank
+from quernel.gateway.formats import FORMATS
+from quernel.gateway.options import Options, parse_options
 from quernel.gateway.transport import HttpReply, Transport, check_headers, is_sendable
+from quernel.gateway.wire import EmbeddingFormat, RerankFormat, Target
+from quernel.protocols.provider_replies import Reply
 from quernel.types import (
     EmbeddingRequest,
     EmbeddingResult,
@@ -125,7 +119,7 @@ class Endpoint:
         max_texts: Most texts or documents that it takes at once; `None` for any number. More go in several requests.
         concurrency: Requests that one of ours becomes at once.
         allow_http: Whether it may be spoken to without TLS in a private network.
-        options: What is particular about it (`quernel.gateway.formats.Options`).
+        options: What is particular about it (`quernel.gateway.options.Options`).
     """
 
     provider: str

@@ -1,11 +1,12 @@
 """What was used: a row for each request, rolled up by the hour, and reports over both.
 
-A row says how much, by whom, where and at what price, never what. Rows are kept for a while, hours for good. A report
-reads hours up to the mark until which they are made, and rows after it, so that it never counts twice.
+A row says how much, by whom, where and at what price, never what. Rows are kept for a while, sums by the hour for
+longer, those by the day for longest. A report reads sums up to the mark until which they are made, and rows after it,
+so that it never counts twice; it begins where sums are kept, and is refused what would part a day that is one sum.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -14,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from quernel.errors import NotFoundError
+from quernel.errors import InvalidRequestError, NotFoundError
 from quernel.gateway import schema
 from quernel.gateway.ledger import EntryKind
 from quernel.gateway.limits import DAY_MS, Period
@@ -22,10 +23,17 @@ from quernel.gateway.marks import lock_mark, read_mark, set_mark
 from quernel.gateway.money import Picos
 from quernel.gateway.replays import KEPT_MS
 from quernel.gateway.statement import Statement, write_json
+from quernel.protocols.gateway_admin import format_time
 
 HOUR_MS = 3_600_000
 ROLLED = "rolled_until"
 """The mark until which usage is rolled up."""
+
+FOLDED = "folded_until"
+"""The mark until which the sums of hours have gone into those of their days."""
+
+FORGOTTEN = "forgotten_until"
+"""The mark until which sums are no longer kept."""
 
 SETTLING_MS = 600_000
 """Hours are rolled up so long after their end, when no gateway writes into them any more."""
@@ -35,6 +43,9 @@ TAG_SEPARATOR = ","
 
 DELETED_AT_ONCE = 5_000
 """Rows of a table that go in one transaction, which requests wait for."""
+
+HOURS_AT_ONCE = 24
+"""Hours whose sums go in one transaction."""
 
 COUNTERS_KEPT_MS = {Period.MINUTE: DAY_MS, Period.DAY: 40 * DAY_MS, Period.MONTH: 40 * DAY_MS}
 """How long a counter is kept after the beginning of its window: longer than any request into it can be under way."""
@@ -98,12 +109,17 @@ class Usage:
 def join_tags(tags: Sequence[str]) -> str:
     """Tags as a column holds them: each once, in order, no more than fit."""
     joined = ""
-    for tag in sorted({_plain(tag).replace(TAG_SEPARATOR, " ").strip() for tag in tags} - {""}):
+    for tag in plain_tags(tags):
         longer = f"{joined}{TAG_SEPARATOR}{tag}" if joined else tag
         if len(longer) > MOST_LABEL:
             break
         joined = longer
     return joined
+
+
+def plain_tags(tags: Sequence[str]) -> list[str]:
+    """Tags as a column can hold them, if they fit: each once, in order."""
+    return sorted({_plain(tag).replace(TAG_SEPARATOR, " ").strip() for tag in tags} - {""})
 
 
 def record(connection: Connection, row: Usage) -> None:
@@ -132,27 +148,19 @@ def find_usage(connection: Connection, generation: str, account: str | None = No
     """
     row = connection.execute(sa.select(schema.usage).filter_by(id=generation)).mappings().one_or_none()
     if row is None or account not in (None, row["account"]):
-        raise NotFoundError(f"There is no generation {generation}.", param="id")
+        raise NotFoundError(
+            f"There is no generation {generation}.", param="id", hint="Rows of requests are kept for some days."
+        )
     return Usage(**row)
-
-
-def list_usage(
-    connection: Connection, account: str | None, *, most: int = 100, before: str | None = None
-) -> list[Usage]:
-    """The latest requests, of an account or of all; `before` continues a list after its last id."""
-    found = sa.select(schema.usage).order_by(schema.usage.c.id.desc()).limit(most)
-    if account is not None:
-        found = found.filter_by(account=account)
-    if before is not None:
-        found = found.where(schema.usage.c.id < before)
-    return [Usage(**row) for row in connection.execute(found).mappings()]
 
 
 COLUMN_NAMES = tuple(column.name for column in schema.usage.columns)
 
+INSERTS: Mapping[str, Callable[[sa.Table], Any]] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+"""Inserts that may meet a row which is there already, by the name of the database."""
+
 _INSERT: Mapping[str, Statement] = {
-    name: Statement(kind.insert(schema.usage).on_conflict_do_nothing(), COLUMN_NAMES)
-    for name, kind in (("sqlite", sqlite), ("postgresql", postgresql))
+    name: Statement(insert(schema.usage).on_conflict_do_nothing(), COLUMN_NAMES) for name, insert in INSERTS.items()
 }
 
 
@@ -235,8 +243,12 @@ class Report:
 
 
 def report(connection: Connection, wanted: Report) -> list[Line]:
-    """The lines of a report, in the order of their groups."""
-    until = read_mark(connection, ROLLED)
+    """The lines of a report, in the order of their groups.
+
+    Raises:
+        InvalidRequestError: As `clipped`.
+    """
+    wanted, until = clipped(connection, wanted), read_mark(connection, ROLLED)
     lines: dict[tuple[str, ...], Line] = {}
     sources = (
         (schema.rollups, schema.rollups.c.hour, max(wanted.start, 0), min(wanted.end, until)),
@@ -251,6 +263,22 @@ def report(connection: Connection, wanted: Report) -> list[Line]:
                 for measure in MEASURES:
                     setattr(line, measure, getattr(line, measure) + type(getattr(line, measure))(row[measure]))
     return [lines[group] for group in sorted(lines)]
+
+
+def clipped(connection: Connection, wanted: Report) -> Report:
+    """As much of a report as sums are kept for.
+
+    Raises:
+        InvalidRequestError: It parts a day whose hours are no longer kept.
+    """
+    start, folded = min(max(wanted.start, read_mark(connection, FORGOTTEN)), wanted.end), read_mark(connection, FOLDED)
+    hint = f"Sums by the hour are kept from {format_time(folded)} on: begin there, or take whole days and no hours."
+    for name, moment in (("start", start), ("end", wanted.end)):
+        if moment < folded and moment % DAY_MS:
+            raise InvalidRequestError(f"{name} is {format_time(moment)}.", param=name, hint=hint)
+    if start < min(wanted.end, folded) and Grouping.HOUR in wanted.by:
+        raise InvalidRequestError(f"by is hour, and start {format_time(start)}.", param="by", hint=hint)
+    return replace(wanted, start=start)
 
 
 COLUMNS: Mapping[Grouping, str] = {
@@ -362,6 +390,61 @@ def forget(connection: Connection, now: int, *, keep_days: int) -> int:
         past = sa.delete(counters).where(counters.c.period == period.value, counters.c.start < now - kept)
         connection.execute(past)
     connection.execute(sa.delete(schema.replays).where(schema.replays.c.time < now - KEPT_MS))
+    return int(deleted)
+
+
+def fold_hours(connection: Connection, now: int, *, keep_days: int) -> int:
+    """Put the sums of hours that are long over into those of their days, some at a time. Sums over days stay the same.
+
+    Returns:
+        How many lines went into others.
+    """
+    hour, start = schema.rollups.c.hour, lock_mark(connection, FOLDED)
+    end = min(now - keep_days * DAY_MS, read_mark(connection, ROLLED))
+    end -= end % DAY_MS
+    folded = 0
+    for _ in range(HOURS_AT_ONCE):
+        first = connection.execute(sa.select(sa.func.min(hour)).where(hour >= start, hour < end)).scalar()
+        if first is None:
+            start = max(start, end)
+            break
+        if first % DAY_MS:
+            folded += _fold(connection, first)
+        start = first + HOUR_MS
+        if folded >= DELETED_AT_ONCE:
+            break
+    set_mark(connection, FOLDED, start)
+    return folded
+
+
+def _fold(connection: Connection, moment: int) -> int:
+    table = schema.rollups
+    day = sa.literal(moment - moment % DAY_MS, sa.BigInteger).label("hour")
+    kept = [table.c[name] for name in (*DIMENSIONS, *MEASURES)]
+    adding = INSERTS[connection.dialect.name](table).from_select(
+        ["hour", *DIMENSIONS, *MEASURES], sa.select(day, *kept).where(table.c.hour == moment)
+    )
+    more = {measure: table.c[measure] + adding.excluded[measure] for measure in MEASURES}
+    connection.execute(adding.on_conflict_do_update(index_elements=["hour", *DIMENSIONS], set_=more))
+    return int(connection.execute(sa.delete(table).where(table.c.hour == moment)).rowcount)
+
+
+def forget_sums(connection: Connection, now: int, *, keep_days: int) -> int:
+    """Delete the sums of days that are long over, some at a time; reports begin after those days from now on.
+
+    Returns:
+        How many lines.
+    """
+    hour, start = schema.rollups.c.hour, lock_mark(connection, FORGOTTEN)
+    end = min(now - keep_days * DAY_MS, read_mark(connection, ROLLED))
+    start = max(start, end - end % DAY_MS)
+    set_mark(connection, FORGOTTEN, start)
+    deleted = 0
+    for _ in range(HOURS_AT_ONCE):
+        first = connection.execute(sa.select(sa.func.min(hour)).where(hour < start)).scalar()
+        if first is None or deleted >= DELETED_AT_ONCE:
+            break
+        deleted += connection.execute(sa.delete(schema.rollups).where(hour == first)).rowcount
     return int(deleted)
 
 

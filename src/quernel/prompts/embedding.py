@@ -1,4 +1,4 @@
-"""From an embedding request to prompts: which prompt each text gets, how it is cut, and the end token.
+"""From an embedding request to token ids: its prompt with each text, how that is cut, and the end token.
 
 Exact by construction: a text is encoded together with its prompt, as the reference does, and divided afterwards.
 """
@@ -6,11 +6,11 @@ Exact by construction: a text is encoded together with its prompt, as the refere
 from collections.abc import Mapping, Sequence
 
 from quernel.errors import ConfigError, InputTooLongError, InvalidRequestError
-from quernel.instructions import find_instruction
+from quernel.prompts.choice import choose_prompt
 from quernel.prompts.prompt import Prompt
-from quernel.prompts.templates import DEFAULT_INSTRUCTION, QUERY_PROMPT, QUERY_PROMPT_END, SHARED_PROMPT_END
+from quernel.prompts.templates import QUERY_PROMPT_END, SHARED_PROMPT_END
 from quernel.prompts.tokenizer import Tokenizer
-from quernel.types import EmbeddingRequest, InputType, TokenPath, Truncate
+from quernel.types import EmbeddingRequest, TokenPath, Truncate
 
 
 class EmbeddingPrompts:
@@ -59,7 +59,7 @@ class EmbeddingPrompts:
             TokenIdRangeError: An input holds something that is not a token id of the model.
             InvalidRequestError: No prompt of that name; token ids together with a prompt; text that is not Unicode.
         """
-        prompt = self._choose_prompt(request)
+        prompt = self._prompt_of(request)
         token_inputs = {index: tuple(item) for index, item in enumerate(request.inputs) if not isinstance(item, str)}
         if token_inputs and prompt:
             raise InvalidRequestError(
@@ -76,40 +76,16 @@ class EmbeddingPrompts:
             for index, item in enumerate(request.inputs)
         ]
 
-    def _choose_prompt(self, request: EmbeddingRequest) -> str:
-        """What stands in front of every text of the request, by the rules that `EmbeddingRequest` documents."""
-        if request.instruction is not None:
-            return QUERY_PROMPT.format(instruction=request.instruction)
-        if request.prompt_name is not None and request.prompt_name not in self._prompts:
-            return self._task_prompt(request.prompt_name, request.input_type)
-        if request.input_type is InputType.QUERY:
-            return self._prompts.get("query", QUERY_PROMPT.format(instruction=DEFAULT_INSTRUCTION))
-        if request.input_type is InputType.DOCUMENT:
-            return self._prompts.get("document", "")
-        return self._default_prompt if request.prompt_name is None else self._prompts[request.prompt_name]
-
-    def _task_prompt(self, name: str, input_type: InputType | None) -> str:
-        """What stands in front of a text in a task of `quernel.instructions`."""
-        task = find_instruction(name)
-        if task is None:
-            raise InvalidRequestError(
-                f"prompt_name is {name!r}, but the model's prompts are {_names(self._prompts)}, and no task has that "
-                "name.",
-                param="prompt_name",
-                hint="Use one of those names or a task of /v1/instructions, or send an instruction.",
-            )
-        if input_type is InputType.DOCUMENT:
-            no_instruction = self._prompts.get("document", "")
-            return no_instruction if task.document is None else QUERY_PROMPT.format(instruction=task.document)
-        return QUERY_PROMPT.format(instruction=task.query)
-
     def named_prompt(self, name: str | None) -> str:
         """The prompt of that name; nothing for none.
 
         Raises:
             InvalidRequestError: No prompt of that name.
         """
-        return "" if name is None else self._choose_prompt(EmbeddingRequest(inputs=[""], prompt_name=name))
+        return "" if name is None else self._prompt_of(EmbeddingRequest(inputs=[""], prompt_name=name))
+
+    def _prompt_of(self, request: EmbeddingRequest) -> str:
+        return choose_prompt(request, self._prompts, default=self._default_prompt)
 
     def _encode(self, prompt: str, texts: Sequence[str]) -> list[TokenPath]:
         """Ids of prompt and text together, divided where queries of one instruction may share what they compute."""

@@ -119,7 +119,7 @@ def encode_credits(balance: str, total_used: str) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationInfo:
-    """One answered request.
+    """One request.
 
     Attributes:
         id: Its name.
@@ -137,6 +137,7 @@ class GenerationInfo:
         market_cost: What it costs at the provider's list price.
         surcharge_cost: What was added to it.
         gateway_cost: What was taken from the balance.
+        has_failed: Whether it has no answer, or not the whole of one.
     """
 
     id: str
@@ -154,10 +155,11 @@ class GenerationInfo:
     market_cost: str | None = None
     surcharge_cost: str | None = None
     gateway_cost: str | None = None
+    has_failed: bool = False
 
 
 class GatewayGeneration(Struct, kw_only=True, omit_defaults=True):
-    """One answered request. What embedding models and rerankers do not do, such as to think, is nothing."""
+    """One request. What embedding models and rerankers do not do, such as to think, is nothing."""
 
     id: str
     total_cost: Annotated[float, Meta(description="USD.")]
@@ -168,7 +170,7 @@ class GatewayGeneration(Struct, kw_only=True, omit_defaults=True):
     is_byok: Annotated[bool, Meta(description="Whether the caller's own credentials were used.")]
     provider_name: str
     streamed: bool
-    finish_reason: str
+    finish_reason: Annotated[str, Meta(description="`stop`, or `error` where it failed.")]
     latency: Annotated[float, Meta(description="Milliseconds until the provider began to answer.")]
     generation_time: Annotated[float, Meta(description="Milliseconds until it had answered.")]
     native_tokens_prompt: int
@@ -183,13 +185,13 @@ class GatewayGeneration(Struct, kw_only=True, omit_defaults=True):
 
 
 class GatewayGenerationReply(Struct, kw_only=True):
-    """One answered request."""
+    """One request."""
 
     data: GatewayGeneration
 
 
 def encode_generation(info: GenerationInfo) -> bytes:
-    """The reply that describes one answered request."""
+    """The reply that describes one request."""
     cost = float(info.total_cost)
     return encode_body(
         GatewayGenerationReply(
@@ -203,7 +205,7 @@ def encode_generation(info: GenerationInfo) -> bytes:
                 is_byok=info.is_byok,
                 provider_name=info.provider,
                 streamed=False,
-                finish_reason="stop",
+                finish_reason="error" if info.has_failed else "stop",
                 latency=round(info.latency_seconds * MILLISECONDS, 3),
                 generation_time=round(info.generation_seconds * MILLISECONDS, 3),
                 native_tokens_prompt=info.num_tokens,

@@ -1,13 +1,14 @@
 """Errors as `@ai-sdk/gateway` expects them: `{"error": {"message", "type", "param", "code"}, "generationId"?}`.
 
-The client chooses the class of its error by `type`. A body of another form becomes a `GatewayResponseError`, which
-tells its user nothing.
+The client chooses the class of its error by `type`, and since version 3 tells its user the `generationId`. A body of
+another form becomes a `GatewayResponseError`, which tells its user nothing.
 
 Source: `packages/gateway/src/errors/create-gateway-error.ts` of https://github.com/vercel/ai, version 4.0.146. Earlier
 ones do not know `not_found` (before 4) and `failed_dependency` (before 3), and take them for internal errors.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -72,7 +73,7 @@ def encode_gateway_error(
         status: The status of the reply.
         code: The stable name of the error.
         param: The field that it is about; of an unknown model its name, of a refusal by a rule the name of the rule.
-        generation_id: The generation that failed, which the clients put after the message.
+        generation_id: The generation that failed, which the clients put after the message too.
     """
     kind = MODEL_NOT_FOUND if code == MODEL_NOT_FOUND else ERROR_TYPES.get(status, INTERNAL)
     key = OBJECT_PARAMS.get(kind)
@@ -87,6 +88,9 @@ def encode_gateway_error(
 
 
 AI_GATEWAY_ERRORS = ErrorDialect(
-    shape=GatewayErrorReply, status=lambda status, code: status, encode=encode_gateway_error
+    shape=GatewayErrorReply,
+    status=lambda status, code: status,
+    encode=encode_gateway_error,
+    encode_of=lambda generation_id: partial(encode_gateway_error, generation_id=generation_id),
 )
 """How errors are answered on these routes: with the status of the error."""

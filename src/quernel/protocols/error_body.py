@@ -11,7 +11,7 @@ Source: https://platform.openai.com/docs/guides/error-codes, https://docs.cohere
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Protocol
 
 from msgspec import Meta, Struct
@@ -109,11 +109,17 @@ class ErrorDialect:
         shape: Shape of the body.
         status: The status for an error of this status and code of ours.
         encode: Its body.
+        encode_of: Its body for what a gateway has written down under an id; `None` where a body has no place for that.
     """
 
     shape: type[Struct]
     status: Callable[[int, str], int]
     encode: ErrorEncoder
+    encode_of: Callable[[str], ErrorEncoder] | None = None
+
+    def of_generation(self, generation_id: str) -> "ErrorDialect":
+        """The same for a request that a gateway has written down under this id."""
+        return self if self.encode_of is None else replace(self, encode=self.encode_of(generation_id))
 
 
 UNION = ErrorDialect(shape=ErrorReply, status=lambda status, code: status, encode=encode_error_body)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, TypeVar
 
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from quernel.errors import InvalidRequestError
 from quernel.protocols.body import decode_request_body, encode_body
@@ -16,11 +16,20 @@ from quernel.protocols.gateway import Dollars
 
 Q = TypeVar("Q", bound=Struct)
 
-MOST_LABEL = 200
-"""Letters of a name, note or reference that are kept."""
+MOST_NAME, MOST_LABEL = 64, 200
+"""Letters that are kept of a slug; and of a name, note or reference."""
+
+MOST_COUNT = 2**63 - 1
+"""What a column of whole numbers holds."""
+
+FIRST_MOMENT, LAST_MOMENT = -62_135_596_800_000, 253_402_300_799_999
+"""Milliseconds since 1970 of the first and last moments that ISO 8601 writes with four digits for the year."""
 
 MOST_LISTED, LISTED = 1000, 100
 """Lines of one page: the most, and how many where a request does not say."""
+
+LONGEST_LIMIT = 9
+"""Digits of a number that is looked at."""
 
 LONGEST_GRACE_SECONDS = 30 * 86_400
 
@@ -30,11 +39,11 @@ PRINTABLE = r"^[^\x00-\x1f\x7f]*$(?!\n)"
 Moment = Annotated[str, Meta(description="ISO 8601, in UTC.")]
 Label = Annotated[str, Meta(max_length=MOST_LABEL, pattern=PRINTABLE)]
 Named = Annotated[str, Meta(min_length=1, max_length=MOST_LABEL, pattern=PRINTABLE)]
-Count = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=0, le=MOST_COUNT)]
 ModelNames = Annotated[list[Label], Meta(description="Models that may be asked; empty for all.")]
 ProviderNames = Annotated[list[Label], Meta(description="Providers that may answer; empty for all.")]
 Regions = Annotated[list[Label], Meta(description="Regions in which requests may be computed; empty for all.")]
-Issuers = Annotated[list[str], Meta(description="Issuers whose tokens may name the account by a claim.")]
+Issuers = Annotated[list[Label], Meta(description="Issuers whose tokens may name the account by a claim.")]
 ZeroRetention = Annotated[bool, Meta(description="Only providers that keep nothing.")]
 NoTraining = Annotated[bool, Meta(description="Only providers that do not train on requests.")]
 Capture = Annotated[
@@ -44,7 +53,7 @@ Scopes = Annotated[list[str], Meta(description="Of `infer`, `read`, `manage`, `o
 Tags = Annotated[list[Label], Meta(description="What its usage is filed under.")]
 AccountId = Annotated[str, Meta(description="The id of the account.")]
 AccountName = Annotated[
-    str | None,
+    Label | None,
     Meta(description="Another account than the key's own, by id or slug; `*` for all. Needs the scope `operate`."),
 ]
 Cursor = Annotated[str | None, Meta(description="`next_cursor` of the page before.")]
@@ -64,17 +73,17 @@ def parse_time(text: str, *, place: str) -> int:
     """Milliseconds since 1970, from a day or a moment; one without a time zone is in UTC.
 
     Raises:
-        InvalidRequestError: It is none.
+        InvalidRequestError: It is none, or not within the years 1 to 9999 in UTC.
     """
+    hint = "Write it like 2026-01-31 or 2026-01-31T12:00:00Z."
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InvalidRequestError(
-            f"{place} is {text!r}, which is no time.",
-            param=place,
-            hint="Write it like 2026-01-31 or 2026-01-31T12:00:00Z.",
-        ) from error
-    return int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        raise InvalidRequestError(f"{place} is {text!r}, which is no time.", param=place, hint=hint) from error
+    found = int((moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not FIRST_MOMENT <= found <= LAST_MOMENT:
+        raise InvalidRequestError(f"{place} is {text!r}, which is in no year from 1 to 9999.", param=place, hint=hint)
+    return found
 
 
 def decode_query(params: Mapping[str, str], shape: type[Q]) -> Q:
@@ -85,9 +94,12 @@ def decode_query(params: Mapping[str, str], shape: type[Q]) -> Q:
     """
     for name, text in params.items():
         if "\0" in text:
-            raise InvalidRequestError(f"{name} holds a NUL.", param=name)
-    values = {name: int(text) if name == "limit" and text.isdecimal() else text for name, text in params.items()}
-    return decode_request_body(encode_body(values), shape)
+            raise InvalidRequestError(f"{name} holds a NUL.", param=name, hint="Leave the NUL out.")
+    return decode_request_body(encode_body({name: _number_or_text(name, text) for name, text in params.items()}), shape)
+
+
+def _number_or_text(name: str, text: str) -> int | str:
+    return int(text) if name == "limit" and text.isdecimal() and len(text) <= LONGEST_LIMIT else text
 
 
 class LimitEntry(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -110,6 +122,13 @@ class AccountQuery(Struct, kw_only=True, forbid_unknown_fields=True):
     """Whose."""
 
     account: AccountName = None
+
+
+class PageQuery(AccountQuery, kw_only=True, forbid_unknown_fields=True):
+    """A page of a list that has the newest first."""
+
+    limit: PageLength = LISTED
+    cursor: Cursor = None
 
 
 class KeyBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -138,6 +157,7 @@ class KeyChangeBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fie
     zdr: ZeroRetention | None = None
     no_training: NoTraining | None = None
     tags: Tags | None = None
+    expires: Annotated[Moment | UnsetType | None, Meta(description="When it ends; null for never.")] = UNSET
 
 
 class RotateBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -178,10 +198,11 @@ class NewKeyReply(KeyEntry, kw_only=True):
     key: Annotated[str, Meta(description="The key itself.")]
 
 
-class KeyList(Struct, kw_only=True):
+class KeyPage(Struct, kw_only=True):
     """Keys, the newest first."""
 
     data: list[KeyEntry]
+    next_cursor: NextCursor = None
 
 
 class CountWindow(Struct, kw_only=True):
@@ -260,6 +281,13 @@ class AccountBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_field
     capture: Capture | None = None
 
 
+class AccountPageQuery(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A page of all accounts."""
+
+    limit: PageLength = LISTED
+    cursor: Cursor = None
+
+
 class AccountChangeBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What is to be different about an account.
 
@@ -298,10 +326,11 @@ class AccountEntry(Struct, kw_only=True):
     created: Moment
 
 
-class AccountList(Struct, kw_only=True):
-    """All accounts, by slug."""
+class AccountPage(Struct, kw_only=True):
+    """Accounts, by slug."""
 
     data: list[AccountEntry]
+    next_cursor: NextCursor = None
 
 
 class CreditBody(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -356,13 +385,6 @@ class DeletedReply(Struct, kw_only=True):
 
     id: str
     deleted: Literal[True] = True
-
-
-class PageQuery(AccountQuery, kw_only=True, forbid_unknown_fields=True):
-    """A page of a list that has the newest first."""
-
-    limit: PageLength = LISTED
-    cursor: Cursor = None
 
 
 class LedgerQuery(PageQuery, kw_only=True, forbid_unknown_fields=True):
@@ -450,7 +472,9 @@ class RequestPage(Struct, kw_only=True):
 class UsageReportQuery(AccountQuery, kw_only=True, forbid_unknown_fields=True):
     """A report of what was used."""
 
-    start: Annotated[Moment | None, Meta(description="From which day or full hour; 30 days ago by default.")] = None
+    start: Annotated[
+        Moment | None, Meta(description="From which day or full hour, as far as sums are kept; by default 30 days ago.")
+    ] = None
     end: Annotated[Moment | None, Meta(description="Until which, itself not in it; now by default.")] = None
     by: Annotated[
         str,
@@ -464,7 +488,7 @@ class UsageReportQuery(AccountQuery, kw_only=True, forbid_unknown_fields=True):
     user: Annotated[str | None, Meta(description="Only for this user.")] = None
     model: Annotated[str | None, Meta(description="Only of this model.")] = None
     provider: Annotated[str | None, Meta(description="Only what this provider answered.")] = None
-    operation: Annotated[str | None, Meta(description="Only of this kind: `embed`, `rerank` or `chat`.")] = None
+    operation: Annotated[Literal["embed", "rerank", "chat"] | None, Meta(description="Only of this kind.")] = None
     tags: Annotated[str | None, Meta(description="Only what is filed under one of these, with commas between.")] = None
 
 
@@ -486,7 +510,7 @@ class ReportLine(Struct, kw_only=True):
 class UsageReport(Struct, kw_only=True):
     """What was used."""
 
-    start: Moment
+    start: Annotated[Moment, Meta(description="Later than what was asked for where sums are no longer kept.")]
     end: Moment
     by: list[str]
     data: list[ReportLine]

@@ -44,6 +44,9 @@ Cut = Annotated[
     bool | None, Meta(description="Whether texts that are too long are cut (the default) rather than refused.")
 ]
 
+TOKENS_HEADER = "x-compute-tokens"
+"""How many tokens the model read, which a reply's body has no place for."""
+
 
 class ErrorType(StrEnum):
     """TEI's classes of errors."""
@@ -479,7 +482,7 @@ def timing_headers(
         "x-compute-type": "gpu" if device.startswith("cuda") else "cpu",
         "x-compute-time": milliseconds(seconds),
         "x-compute-characters": str(num_characters),
-        "x-compute-tokens": str(num_tokens),
+        TOKENS_HEADER: str(num_tokens),
         "x-total-time": milliseconds(seconds),
         "x-tokenization-time": milliseconds(timing.tokenization),
         "x-queue-time": milliseconds(timing.queue),

@@ -19,12 +19,12 @@ bits, but takes the range of int8 from the vectors that it is given.
 """
 
 import base64
-import binascii
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -43,6 +43,9 @@ BITS_PER_BYTE = 8
 
 WireVector: TypeAlias = str | list[float]
 """One vector as a reply holds it."""
+
+RawVector: TypeAlias = bytes | list[float]
+"""One vector as msgspec reads it where it may turn base64 into bytes itself, in a quarter of the time."""
 
 Codes: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.int8] | npt.NDArray[np.uint8]
 """Vectors in whichever kind of numbers, one a row."""
@@ -157,21 +160,21 @@ def encode_vectors(vectors: Vectors, encoding: VectorEncoding, dtype: OutputDtyp
     return ENCODERS[encoding](quantise(vectors, dtype))
 
 
-def decode_vectors(rows: Sequence[WireVector], dtype: OutputDtype = OutputDtype.FLOAT) -> Vectors:
+def decode_vectors(rows: Sequence[WireVector | RawVector], dtype: OutputDtype = OutputDtype.FLOAT) -> Vectors:
     """Vectors float32 `[N, D]` from the rows of a reply, each in whichever encoding it is.
 
     Raises:
         InternalError: A row is no base64 of numbers of `dtype`, or the rows differ in length.
     """
     try:
-        decoded = [np.frombuffer(_bytes(row), NUMPY_TYPES[dtype]) if isinstance(row, str) else row for row in rows]
+        decoded = [row if isinstance(row, list) else np.frombuffer(_bytes(row), NUMPY_TYPES[dtype]) for row in rows]
         return dequantise(np.array(decoded, dtype=np.float32).reshape(len(rows), -1), dtype)
     except ValueError as error:
         raise InternalError(f"The server's vectors cannot be read: {error}.") from error
 
 
-def _bytes(row: str) -> bytes:
+def _bytes(row: str | bytes) -> bytes:
     try:
-        return base64.b64decode(row, validate=True)
-    except binascii.Error as error:
+        return row if isinstance(row, bytes) else msgspec.convert(row, bytes)
+    except msgspec.ValidationError as error:
         raise InternalError(f"The server's vectors are not base64: {error}.") from error

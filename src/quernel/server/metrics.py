@@ -213,12 +213,14 @@ class Metrics:
 
     Args:
         models: Its models.
+        others: Asked for more, whenever somebody asks.
     """
 
-    def __init__(self, models: ModelTable) -> None:
+    def __init__(self, models: ModelTable, *others: Collector) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
-        self._registry.register(_Asked(models))
+        for collector in (_Asked(models), *others):
+            self._registry.register(collector)
         ProcessCollector(registry=self._registry)
         self._recorders = [
             (measure.exchange, _recorder(measure, self._registry))

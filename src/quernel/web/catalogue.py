@@ -13,7 +13,10 @@ from quernel.web.charts import Bar, bars
 from quernel.web.pages import pages_of, visitor_of
 from quernel.web.snippets import KEY, snippets_of
 
-FILTERS = tuple("q kind provider license task zdr max_price min_context min_dimensions sort order".split())
+FILTERS = (
+    *("q", "kind", "provider", "license", "task", "zdr"),
+    *("max_price", "min_context", "min_dimensions", "sort", "order"),
+)
 """Parameters of the list of models, which are those of the API."""
 
 MOST_COMPARED = 4
@@ -131,10 +134,12 @@ def storage_of(entry: Mapping[str, Any]) -> list[tuple[int, list[float]]]:
 
 
 def chart_of(table: Mapping[str, Any]) -> Markup:
-    """The first measure of a table of published results as bars, the best first."""
+    """The first measure of a table of results as bars, the best first; nothing where there is nothing to compare."""
     measure = table["measures"][0]
     scores = [(row, row["scores"].get(measure)) for row in table["rows"]]
     known = sorted(((row, score) for row, score in scores if score is not None), key=lambda found: -found[1])
+    if len(known) < 2:
+        return Markup()
     return bars([Bar(row["model"], score, f"{score:.2f}", is_this=row["is_this"]) for row, score in known])
 
 

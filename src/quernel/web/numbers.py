@@ -39,6 +39,11 @@ def money(dollars: str | None, *, digits: int | None = None) -> str:
     return f"{'-' if amount < 0 else ''}${whole}.{part}"
 
 
+def rounded(dollars: str | None) -> str:
+    """An amount to four places, for a glance: it is on the page exactly, too."""
+    return NONE if dollars is None else money(str(Decimal(dollars).quantize(Decimal("0.0001"), ROUND_HALF_UP)))
+
+
 def per_million(dollars: str | None) -> str:
     """The price of a token as that of a million."""
     return NONE if dollars is None else money(str(Decimal(dollars) * MILLION))
@@ -88,3 +93,11 @@ def minute(moment: str | None) -> str:
         return NONE
     found = datetime.fromisoformat(moment).astimezone(UTC)
     return f"{found.day} {found:%b %Y, %H:%M} UTC"
+
+
+def second(moment: str | None) -> str:
+    """A moment as the API writes it, to the second, in UTC: 5 Jun 2025, 14:03:07."""
+    if not moment:
+        return NONE
+    found = datetime.fromisoformat(moment).astimezone(UTC)
+    return f"{found.day} {found:%b %Y, %H:%M:%S}"

@@ -1,10 +1,13 @@
 """From a template to a reply: what every page is given, and the headers that keep others out of it."""
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
 import jinja2
+from markupsafe import Markup, escape
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,6 +17,7 @@ from quernel._version import __version__
 from quernel.web import numbers
 from quernel.web.api import Api, Visitor
 from quernel.web.assets import Assets
+from quernel.web.code_flow import CodeFlow
 from quernel.web.config import WebConfig
 from quernel.web.session import Session, Sessions
 
@@ -36,7 +40,14 @@ MAX_FORM_BYTES = 2**20
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "quernel-theme"
 
-FILTERS = {
+
+def coded(text: str) -> Markup:
+    """A text whose parts between backticks are code."""
+    parts = [escape(part) for part in text.rstrip(".").split("`")]
+    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
+
+
+FILTERS: dict[str, Callable[..., str]] = {"coded": coded} | {
     name: getattr(numbers, name)
     for name in (
         "count",
@@ -49,6 +60,8 @@ FILTERS = {
         "size",
         "day",
         "minute",
+        "second",
+        "rounded",
     )
 }
 
@@ -64,6 +77,8 @@ class Pages:
         config: What the gateway is called.
         root_path: What a proxy has before every path.
         templates: The templates.
+        doors: Issuers by which visitors may sign in, by name.
+        turn: Held while something is done that a form which is sent twice must not do twice.
     """
 
     api: Api
@@ -72,6 +87,8 @@ class Pages:
     config: WebConfig
     root_path: str
     templates: jinja2.Environment
+    doors: Mapping[str, CodeFlow] = field(default_factory=dict)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def show(self, request: Request, template: str, *, status: int = 200, **content: Any) -> Response:
         """A page.
@@ -89,7 +106,8 @@ class Pages:
             site=self.config,
             session=session,
             theme=theme if theme in THEMES else "auto",
-            here=request.url.path.removeprefix(self.root_path),
+            here=request.url.path,
+            there=where(request),
             origin=self.origin(request),
             version=__version__,
             link=self.link,
@@ -101,6 +119,10 @@ class Pages:
     def go(self, path: str, **query: str) -> Response:
         """On to another page, after something was done."""
         return RedirectResponse(self.link(path, **query), status_code=303, headers=HEADERS)
+
+    def go_away(self, address: str) -> Response:
+        """On to a page of somebody else's."""
+        return RedirectResponse(address, status_code=303, headers={**HEADERS, "cache-control": "no-store"})
 
     def link(self, path: str, **query: str | None) -> str:
         """The address of a page of ours."""
@@ -129,6 +151,14 @@ def pages_of(request: Request) -> Pages:
     """What pages of this application are made with."""
     pages: Pages = request.app.state.pages
     return pages
+
+
+def where(request: Request) -> str:
+    """The page that a visitor looks at, with its query; of the console its first, where a form was sent there."""
+    path = request.url.path
+    if request.method not in ("GET", "HEAD"):
+        return "/console" if path.startswith("/console/") else path
+    return f"{path}?{request.url.query}" if request.url.query else path
 
 
 def session_of(request: Request) -> Session | None:

@@ -4,27 +4,19 @@ Nothing of a session is kept by the gateway. Every page asks the API with the cr
 or has expired ends the session with it.
 """
 
-import os
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
-import orjson
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from starlette.requests import Request
 from starlette.responses import Response
 
-COOKIE, SECURE_COOKIE = "quernel-session", "__Host-quernel-session"
-"""The second is for HTTPS: browsers then take it from this host alone, and never send it without encryption."""
+from quernel.web.sealed import SealedCookie
 
-PURPOSE = b"session"
-NONCE_BYTES = 12
+COOKIE = "quernel-session"
+
 LONGEST_SECONDS = 7 * 86_400
-MAX_CREDENTIAL = 3000
-"""Characters: a cookie has 4,096 bytes in all."""
 
 
 class Session(msgspec.Struct, frozen=True):
@@ -53,47 +45,36 @@ class Sessions:
 
     def read(self, request: Request) -> Session | None:
         """Who has sent a request; `None` where nobody is signed in."""
-        sealed = request.cookies.get(_cookie_of(request))
-        if sealed is None:
-            return None
-        try:
-            content = urlsafe_b64decode(sealed.encode("ascii"))
-            opened = AESGCM(self.secret).decrypt(content[:NONCE_BYTES], content[NONCE_BYTES:], PURPOSE)
-            session = msgspec.json.decode(opened, type=Session)
-        except (ValueError, InvalidTag, msgspec.MsgspecError):
-            return None
-        return session if session.expires > self.clock() else None
+        session = self._cookie.read(request)
+        return session if session is not None and session.expires > self.clock() else None
 
-    def begin(self, request: Request, response: Response, credential: str, *, seconds: float | None = None) -> None:
+    def begin(self, request: Request, response: Response, credential: str, *, expires: float | None = None) -> None:
         """Sign a visitor in.
 
         Args:
             request: What they sent.
             response: What they get.
             credential: Their key or token, which the API has accepted.
-            seconds: For how long, if not for the longest.
+            expires: When it ends, in seconds since 1970, if that is known.
         """
-        lasts = int(min(seconds or LONGEST_SECONDS, LONGEST_SECONDS))
-        nonce = os.urandom(NONCE_BYTES)
-        content = orjson.dumps({"credential": credential, "expires": int(self.clock()) + lasts})
-        sealed = urlsafe_b64encode(nonce + AESGCM(self.secret).encrypt(nonce, content, PURPOSE)).decode()
-        secure = _is_https(request)
-        response.set_cookie(
-            _cookie_of(request), sealed, max_age=lasts, path="/", secure=secure, httponly=True, samesite="lax"
-        )
+        session = self._session(credential, expires)
+        self._cookie.write(request, response, session, seconds=max(session.expires - int(self.clock()), 0))
 
     def end(self, request: Request, response: Response) -> None:
         """Sign a visitor out."""
-        secure = _is_https(request)
-        response.delete_cookie(_cookie_of(request), path="/", secure=secure, httponly=True, samesite="lax")
+        self._cookie.delete(request, response)
 
+    def fits(self, credential: str) -> bool:
+        """Whether a credential is short enough for a cookie."""
+        return self._cookie.fits(self._session(credential, None))
 
-def _is_https(request: Request) -> bool:
-    return request.url.scheme == "https"
+    def _session(self, credential: str, expires: float | None) -> Session:
+        latest = self.clock() + LONGEST_SECONDS
+        return Session(credential, int(latest if expires is None else min(expires, latest)))
 
-
-def _cookie_of(request: Request) -> str:
-    return SECURE_COOKIE if _is_https(request) else COOKIE
+    @property
+    def _cookie(self) -> SealedCookie[Session]:
+        return SealedCookie(COOKIE, Session, self.secret)
 
 
 def is_of_this_site(request: Request) -> bool:

@@ -1,6 +1,7 @@
 """The gateway with its pages: what is a page is answered here, all else by the gateway."""
 
 import logging
+from collections.abc import Sequence
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -11,11 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quernel.web import catalogue, sign_in
+from quernel.web import catalogue, console, playground, sign_in
 from quernel.web.api import Api, ApiError
 from quernel.web.assets import PREFIX, Assets
+from quernel.web.code_flow import CodeFlow
 from quernel.web.config import WebConfig
-from quernel.web.pages import HEADERS, Pages, make_templates, pages_of
+from quernel.web.pages import HEADERS, Pages, make_templates, pages_of, where
 from quernel.web.session import Sessions, is_of_this_site
 
 logger = logging.getLogger("quernel.web")
@@ -23,7 +25,7 @@ logger = logging.getLogger("quernel.web")
 SECTIONS = frozenset({"models", "compare", "playground", "console", "sign-in", "sign-out", "theme", PREFIX[1:]})
 """First parts of the paths of pages; none is one of the API's."""
 
-ROUTES = (*catalogue.ROUTES, *sign_in.ROUTES)
+ROUTES = (*catalogue.ROUTES, *playground.ROUTES, *console.ROUTES, *sign_in.ROUTES)
 
 
 class Storefront:
@@ -34,9 +36,18 @@ class Storefront:
         config: What pages say.
         secret: 32 bytes for the cookies of sessions.
         root_path: What a proxy has before every path.
+        doors: Issuers by which visitors may sign in.
     """
 
-    def __init__(self, gateway: ASGIApp, *, config: WebConfig, secret: bytes, root_path: str = "") -> None:
+    def __init__(
+        self,
+        gateway: ASGIApp,
+        *,
+        config: WebConfig,
+        secret: bytes,
+        root_path: str = "",
+        doors: Sequence[CodeFlow] = (),
+    ) -> None:
         self._gateway = gateway
         self._root_path = root_path
         assets = Assets()
@@ -53,6 +64,7 @@ class Storefront:
             config=config,
             root_path=root_path,
             templates=make_templates(),
+            doors={flow.door.name: flow for flow in doors},
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,7 +100,7 @@ async def show_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError), "registered for it"
     pages = pages_of(request)
     if error.status == 401:
-        response = pages.go("/sign-in", next=request.url.path, why="ended" if request.state.session else "")
+        response = pages.go("/sign-in", next=where(request), why="ended" if request.state.session else "")
         pages.sessions.end(request, response)
         return response
     title = {402: "Not enough credit", 403: "Not allowed", 404: "Not here", 429: "Too many"}.get(error.status)
