@@ -148,7 +148,7 @@ def test_parameters_that_are_empty_or_not_known_change_nothing(listed):
         ({"min_dimensions": "1024"}, {FOREIGN, SMALL, LARGE}),
         ({"min_dimensions": "4097"}, set()),
     ],
-    ids=str,
+    ids=lambda given: str(sorted(given)) if isinstance(given, set) else str(given),
 )
 def test_models_are_found(listed, query, names):
     assert set(listed(**query)) == names
@@ -162,7 +162,7 @@ def test_models_are_found(listed, query, names):
         ({"max_price": "0.04", "min_context": "32768"}, {SMALL}),
         ({"max_price": "0.05", "min_context": "32768", "zdr": "true"}, {SMALL, LARGE}),
     ],
-    ids=str,
+    ids=lambda given: str(sorted(given)) if isinstance(given, set) else str(given),
 )
 def test_one_provider_must_have_all_that_is_asked_of_providers(listed, query, names):
     assert set(listed(**query)) == names

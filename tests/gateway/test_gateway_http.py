@@ -183,7 +183,9 @@ def until(condition):
 
 
 def is_public(endpoint):
-    return endpoint.method == "GET" and (endpoint.path in PUBLIC - {"/metrics"} or endpoint.path.startswith("/v1/models"))
+    return endpoint.method == "GET" and (
+        endpoint.path in PUBLIC - {"/metrics"} or endpoint.path.startswith("/v1/models")
+    )
 
 
 def path_of(endpoint):

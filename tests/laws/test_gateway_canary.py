@@ -258,8 +258,8 @@ def ask_everything(parts, url, behaviour):
             next(reply.iter_raw())
         for path in ("/v1/models", "/v1/generation", "/v1/report", "/v1/credits", "/v1/instructions", "/health"):
             client.get(path, params={"q": TEXT}, headers={"authorization": f"Bearer {keys['reader']}"})
-        metrics = client.get("/metrics", headers={"authorization": f"Bearer {keys['watcher']}"}).raise_for_status().content
-    return statuses, metrics
+        metrics = client.get("/metrics", headers={"authorization": f"Bearer {keys['watcher']}"}).raise_for_status()
+    return statuses, metrics.content
 
 
 def search(folder, **more):

@@ -154,8 +154,13 @@ def pages_of(request: Request) -> Pages:
 
 
 def where(request: Request) -> str:
-    """The page that a visitor looks at, with its query; of the console its first, where a form was sent there."""
+    """The page that a visitor looks at, with its query; of the console its first, where a form was sent there.
+
+    The query of an issuer's reply is in no page: it has a code.
+    """
     path = request.url.path
+    if path.startswith("/sign-in/"):
+        return "/sign-in"
     if request.method not in ("GET", "HEAD"):
         return "/console" if path.startswith("/console/") else path
     return f"{path}?{request.url.query}" if request.url.query else path

@@ -12,11 +12,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from quernel.web import catalogue, console, playground, sign_in
+from quernel.web import catalogue, playground, sign_in
 from quernel.web.api import Api, ApiError
 from quernel.web.assets import PREFIX, Assets
 from quernel.web.code_flow import CodeFlow
 from quernel.web.config import WebConfig
+from quernel.web.console import routes as console
 from quernel.web.pages import HEADERS, Pages, make_templates, pages_of, where
 from quernel.web.session import Sessions, is_of_this_site
 
