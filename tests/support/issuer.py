@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, parse_qsl, unquote_plus, urlencode, urlsplit
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, RedirectResponse
 from starlette.routing import Route
 
 from quernel.server.config import ServerConfig
@@ -52,6 +52,7 @@ class Issuer:
             routes=[
                 Route("/.well-known/openid-configuration", self._discover),
                 Route("/keys", self._keys),
+                Route("/authorize", self._authorize),
                 Route("/token", self._token, methods=["POST"]),
             ]
         )
@@ -85,6 +86,9 @@ class Issuer:
             "token_endpoint": f"{self.url}/token",
         }
         return JSONResponse({**known, **self.discovery})
+
+    async def _authorize(self, request):
+        return RedirectResponse(self.authorize(str(request.url)), status_code=303)
 
     async def _keys(self, request):
         return JSONResponse({"keys": [signing_key().as_dict(private=False) | {"kid": "k1", "use": "sig"}]})

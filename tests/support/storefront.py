@@ -45,17 +45,32 @@ AWAY = {
 }
 
 
+def fakes(embedder=EMBEDDER, reranker=RERANKER):
+    """An embedding model and a reranker of these names."""
+    return {embedder: FakeEmbeddingModel(embedder), reranker: FakeRerankModel(reranker)}
+
+
 @contextmanager
-def storefront(folder, *, issuers=(), environment=None, root_path="", **settings):
-    """A gateway with pages and two providers, of which one is switched off, on SQLite in that folder."""
+def storefront(
+    folder,
+    *,
+    providers=(LOCAL, AWAY),
+    catalogue=(),
+    local=None,
+    issuers=(),
+    environment=None,
+    root_path="",
+    **settings,
+):
+    """A gateway with pages on SQLite in that folder; by default with two providers, of which one is switched off."""
     parts = open_gateway(
         GatewayConfig(**settings),
         database=f"sqlite:///{folder}/gateway.db",
-        tables=Tables(providers=(LOCAL, AWAY), issuers=issuers),
-        local={EMBEDDER: FakeEmbeddingModel(EMBEDDER), RERANKER: FakeRerankModel(RERANKER)},
+        tables=Tables(providers=providers, catalogue=catalogue, issuers=issuers),
+        local=fakes() if local is None else local,
         environment=environment or {},
     )
-    config = ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False)
+    config = ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False, root_path=root_path)
     fetch = partial(fetch_json_document, session=parts.http)
     app = Storefront(
         create_gateway_app(parts, config=config),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 from starlette.requests import Request
@@ -83,7 +84,7 @@ async def model(request: Request) -> Response:
     found = await _whole(pages.api, visitor, name)
     entry = found["model"]
     if name != entry["id"]:
-        return pages.go(f"/models/{entry['id']}")
+        return pages.go(f"/models/{quote(entry['id'])}")
     return pages.show(
         request,
         "model.html",
@@ -102,7 +103,8 @@ async def compare(request: Request) -> Response:
     pages, visitor = pages_of(request), visitor_of(request)
     everything = (await pages.api.get("/v1/models", visitor))["data"]
     wanted = list(dict.fromkeys(name for name in request.query_params.getlist("model") if name))[:MOST_COMPARED]
-    found = [await _whole(pages.api, visitor, name) for name in wanted]
+    named = [await _whole(pages.api, visitor, name) for name in wanted]
+    found = list({one["model"]["id"]: one for one in named}.values())
     return pages.show(
         request,
         "compare.html",
@@ -118,8 +120,9 @@ async def compare(request: Request) -> Response:
 
 async def _whole(api: Api, visitor: Visitor, name: str) -> dict[str, Any]:
     """All that the API says of a model: its entry with who offers it, and its card."""
-    entry = (await api.get(f"/v1/models/{name}/endpoints", visitor))["data"]
-    card = await api.get(f"/v1/models/{name}/card", visitor)
+    path = f"/v1/models/{quote(name)}"
+    entry = (await api.get(f"{path}/endpoints", visitor))["data"]
+    card = await api.get(f"{path}/card", visitor)
     return {"model": entry, "card": card}
 
 

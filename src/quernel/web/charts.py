@@ -61,20 +61,14 @@ class Series:
     values: Sequence[float]
 
 
-def bars(found: Sequence[Bar], *, least: float | None = None) -> Markup:
-    """Horizontal bars, in the order that they are given in.
-
-    Args:
-        found: The bars.
-        least: What the left edge stands for; by default 0, so that lengths compare.
-    """
-    low = 0.0 if least is None else least
-    high = max((bar.value for bar in found), default=1.0)
+def bars(found: Sequence[Bar]) -> Markup:
+    """Horizontal bars from 0, so that lengths compare, in the order that they are given in."""
+    high = max((bar.value for bar in found), default=0.0)
     room = WIDTH - LABEL_WIDTH - VALUE_WIDTH
     parts = []
     for number, bar in enumerate(found):
         top = number * ROW
-        length = room * max(bar.value - low, 0.0) / ((high - low) or 1.0)
+        length = room * (bar.value / high) if bar.value > 0 else 0.0
         strong = ' class="strong"' if bar.is_this else ""
         parts.append(
             f'<text x="{LABEL_WIDTH - 10}" y="{top + 17}" text-anchor="end"{strong}>{_cut(bar.label, 28)}</text>'
@@ -93,7 +87,7 @@ def columns(
     is_whole: bool = False,
     width: int = WIDE,
 ) -> Markup:
-    """Stacked columns over time.
+    """Stacked columns over time. What is below 0 is in words alone.
 
     Args:
         labels: Of the columns; as many are shown as there is room for.
@@ -103,7 +97,8 @@ def columns(
         width: Of the view box; text is the larger in it the smaller that is.
     """
     sums = [sum(one.values[index] for one in series) for index in range(len(labels))]
-    marks = ticks(max(sums, default=0.0), least=1.0 if is_whole else 0.0)
+    heights = [sum(max(one.values[index], 0.0) for one in series) for index in range(len(labels))]
+    marks = ticks(max(heights, default=0.0), least=1.0 if is_whole else 0.0)
     scale = (COLUMNS_HEIGHT - COLUMNS_TOP) / (marks[-1] or 1.0)
     step = (width - AXIS_WIDTH) / max(len(labels), 1)
     every = max(1, math.ceil(len(labels) * LABEL_ROOM / (width - AXIS_WIDTH)))
@@ -133,8 +128,8 @@ def columns(
                     f'width="{step * 0.72:.1f}" height="{height:.1f}"/>'
                 )
         parts.append("</g>")
-        if index % every == 0:
-            middle = left + step / 2
+        middle = left + step / 2
+        if index % every == 0 and middle + LABEL_ROOM / 2 <= width:
             parts.append(
                 f'<text x="{middle:.1f}" y="{COLUMNS_HEIGHT + 20}" text-anchor="middle">{escape(label)}</text>'
             )
@@ -156,12 +151,15 @@ def ticks(high: float, *, least: float = 0.0) -> list[float]:
 
     Args:
         high: The highest value.
-        least: The least from one to the next.
+        least: The least from one to the next, which is a multiple of it; 0 for any.
     """
     if high <= 0:
         return [0.0, 1.0]
     size = 10.0 ** math.floor(math.log10(high / 3))
-    step = max(next(size * factor for factor in ROUND if size * factor * 4 >= high), least)
+    steps = (size * factor for factor in ROUND if size * factor * 4 >= high)
+    if least:
+        steps = (step for step in steps if step <= least or step % least == 0)
+    step = max(next(steps), least)
     return [step * number for number in range(math.ceil(high / step - EXACT) + 1)]
 
 

@@ -1,6 +1,6 @@
 """Numbers as pages show them."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
 NONE = "\N{EM DASH}"
@@ -15,28 +15,23 @@ def count(number: float | None) -> str:
 
 
 def short(number: float | None) -> str:
-    """A large number in few characters: 33K, 1.2M, 7.6B."""
+    """A large number in few characters: 33K, 1.2M, 7.6B, 3T."""
     if number is None:
         return NONE
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if number >= size:
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= 0.9995 * size:  # else it would be rounded to a thousand of the smaller
             scaled = number / size
-            return f"{scaled:.1f}".rstrip("0").rstrip(".") + letter if scaled < 10 else f"{scaled:.0f}{letter}"
+            return f"{scaled:.1f}".removesuffix(".0") + letter if scaled < 10 else f"{scaled:,.0f}{letter}"
     return f"{number:,.0f}"
 
 
-def money(dollars: str | None, *, digits: int | None = None) -> str:
-    """An amount as the API writes it, in dollars: $0.02; exactly, unless so many digits are asked for."""
+def money(dollars: str | None) -> str:
+    """An amount as the API writes it, in dollars, exactly: $0.02, $0.000000008."""
     if dollars is None:
         return NONE
     amount = Decimal(dollars)
-    if digits is not None:
-        amount = amount.quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
-    text = f"{abs(amount):,f}"
-    whole, _, part = text.partition(".")
-    part = part.rstrip("0") if digits is None else part
-    part = part.ljust(2, "0")
-    return f"{'-' if amount < 0 else ''}${whole}.{part}"
+    whole, _, part = f"{abs(amount):,f}".partition(".")
+    return f"{'-' if amount < 0 else ''}${whole}.{part.rstrip('0').ljust(2, '0')}"
 
 
 def rounded(dollars: str | None) -> str:
@@ -58,9 +53,9 @@ def milliseconds(number: float | None) -> str:
     """A time: 0.8 ms, 43 ms, 1.2 s."""
     if number is None:
         return NONE
-    if number >= 1000:
+    if number >= 999.5:  # which would be rounded to 1000 ms
         return f"{number / 1000:.1f} s"
-    return f"{number:.0f} ms" if number >= 10 else f"{number:.1f} ms"
+    return f"{number:.0f} ms" if number >= 9.95 else f"{number:.1f} ms"
 
 
 def percent(share: float | None, digits: int = 1) -> str:
@@ -73,17 +68,17 @@ def size(number: float | None) -> str:
     if number is None:
         return NONE
     for unit, letter in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if number >= unit:
+        if number >= unit * 2047 / 2048:  # else it would be rounded to 1,024 of the smaller
             digits = 0 if number >= 100 * unit or number % unit == 0 else 1
             return f"{number / unit:,.{digits}f}\N{NO-BREAK SPACE}{letter}"
     return f"{number:.0f}\N{NO-BREAK SPACE}B"
 
 
 def day(moment: str | None) -> str:
-    """A date or moment as the API writes it, as a day: 5 Jun 2025."""
+    """A date or moment as the API writes it, as a day in UTC: 5 Jun 2025."""
     if not moment:
         return NONE
-    found = date.fromisoformat(moment[:10])
+    found = _utc(moment)
     return f"{found.day} {found:%b %Y}"
 
 
@@ -91,7 +86,7 @@ def minute(moment: str | None) -> str:
     """A moment as the API writes it, to the minute: 5 Jun 2025, 14:03 UTC."""
     if not moment:
         return NONE
-    found = datetime.fromisoformat(moment).astimezone(UTC)
+    found = _utc(moment)
     return f"{found.day} {found:%b %Y, %H:%M} UTC"
 
 
@@ -99,5 +94,11 @@ def second(moment: str | None) -> str:
     """A moment as the API writes it, to the second, in UTC: 5 Jun 2025, 14:03:07."""
     if not moment:
         return NONE
-    found = datetime.fromisoformat(moment).astimezone(UTC)
+    found = _utc(moment)
     return f"{found.day} {found:%b %Y, %H:%M:%S}"
+
+
+def _utc(moment: str) -> datetime:
+    """A moment; one that names no zone, as a date does, is in UTC."""
+    found = datetime.fromisoformat(moment)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

@@ -1,10 +1,11 @@
 """From a template to a reply: what every page is given, and the headers that keep others out of it."""
 
 import asyncio
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import jinja2
 from markupsafe import Markup, escape
@@ -12,6 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.types import Scope
 
 from quernel._version import __version__
 from quernel.web import numbers
@@ -36,6 +38,9 @@ HEADERS = {
 """Of every page. Nothing is loaded from elsewhere, and nothing inline is run, so what a text says stays text."""
 
 MAX_FORM_BYTES = 2**20
+
+HOST = re.compile(r"([a-z0-9._-]{1,253}|\[[0-9a-f:.]{2,45}\])(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
+"""A host that means nothing else in an address, a shell or a text between quotes."""
 
 THEMES = ("auto", "light", "dark")
 THEME_COOKIE = "quernel-theme"
@@ -108,7 +113,6 @@ class Pages:
             theme=theme if theme in THEMES else "auto",
             here=request.url.path,
             there=where(request),
-            origin=self.origin(request),
             version=__version__,
             link=self.link,
             asset=lambda name: self.link(self.assets.path(name)),
@@ -127,11 +131,18 @@ class Pages:
     def link(self, path: str, **query: str | None) -> str:
         """The address of a page of ours."""
         given = {name: value for name, value in query.items() if value}
-        return self.root_path + path + (f"?{urlencode(given)}" if given else "")
+        return quote(self.root_path) + path + (f"?{urlencode(given)}" if given else "")
 
     def origin(self, request: Request) -> str:
-        """Where the API is, as the visitor reaches it."""
-        return f"{request.url.scheme}://{request.url.netloc}{self.root_path}"
+        """Where the API is, as the visitor reaches it.
+
+        Programs have it in them, to be run by whoever copies them; so a request whose `Host` is no plain name or
+        address is shown the address that it came to.
+        """
+        host = request.headers.get("host", "")
+        if HOST.fullmatch(host) is None:
+            host = _reached(request.scope)
+        return f"{request.scope.get('scheme', 'http')}://{host}{self.link('')}"
 
 
 def make_templates() -> jinja2.Environment:
@@ -194,3 +205,11 @@ async def form_of(request: Request) -> QueryParams:
         if len(body) > MAX_FORM_BYTES:
             raise HTTPException(413, f"A form may have {MAX_FORM_BYTES:,} bytes.")
     return QueryParams(bytes(body))
+
+
+def _reached(scope: Scope) -> str:
+    """The address at which a request came in; a Unix socket has none."""
+    host, port = scope.get("server") or ("localhost", None)
+    if port is None:
+        return "localhost"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,5 +1,6 @@
 """How to call a model from a program, with this gateway's address: what a page shows can be run as it is."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,19 +37,32 @@ def snippets_of(kind: str, model: str, origin: str) -> tuple[Snippet, ...]:
     Args:
         kind: `embedding`, `reranker` or `chat`.
         model: Its name.
-        origin: Where the gateway is.
+        origin: Where the gateway is: an address in which all that is not plain is written with `%`.
     """
-    return tuple(
-        Snippet(name, language, install, template.replace("{model}", model).replace("{origin}", origin))
-        for name, language, install, template in TEMPLATES[kind]
-    )
+    found = []
+    for name, language, install, template in TEMPLATES[kind]:
+        address = shlex.quote(origin) if language == "sh" else origin
+        code = template.replace("{origin}", address).replace("{model}", within_quotes(model, language))
+        found.append(Snippet(name, language, install, code))
+    return tuple(found)
+
+
+def within_quotes(text: str, language: str) -> str:
+    """A text as it is written between the quotes of a program: those of Python are double, of JavaScript single.
+
+    In a command of a shell it is a text of JSON, between the single quotes of an argument.
+    """
+    written = orjson.dumps(text).decode()[1:-1]
+    if language == "sh":
+        return written.replace("'", "'\\''")
+    return written.replace('\\"', '"').replace("'", "\\'") if language == "javascript" else written
 
 
 def curl(origin: str, path: str, body: Mapping[str, Any]) -> str:
     """A request as a command of a shell, for any body."""
     shown = orjson.dumps(body, option=orjson.OPT_INDENT_2).decode().replace("'", "'\\''")
     return (
-        f'curl {origin}{path} \\\n  -H "authorization: Bearer ${KEY}" \\\n'
+        f'curl {shlex.quote(origin + path)} \\\n  -H "authorization: Bearer ${KEY}" \\\n'
         f"  -H 'content-type: application/json' \\\n  -d '{shown}'"
     )
 

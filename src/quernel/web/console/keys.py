@@ -72,9 +72,7 @@ async def change_key(desk: Desk) -> Response:
     key, form = await _find(desk), await desk.form()
     body = _body_of(form)
     if form.get("expires", "") == (key["expires"] or "")[:10]:
-        body.pop("expires", None)  # as it was, to the second
-    else:
-        body.setdefault("expires", None)
+        del body["expires"]  # it stays what it was, to the second
     try:
         await desk.ask("PATCH", f"/v1/keys/{segment(key['id'])}", body=body)
     except ApiError as error:
@@ -177,7 +175,7 @@ async def _choices(desk: Desk, key: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _body_of(form: QueryParams) -> dict[str, Any]:
-    body: dict[str, Any] = {
+    return {
         "name": form.get("name", "").strip(),
         "scopes": chosen(form, "scopes"),
         "models": chosen(form, "models"),
@@ -186,9 +184,8 @@ def _body_of(form: QueryParams) -> dict[str, Any]:
         "zdr": is_ticked(form, "zdr"),
         "no_training": is_ticked(form, "no_training"),
         "tags": words_of(form, "tags"),
+        "expires": form.get("expires", "").strip() or None,
     }
-    expires = form.get("expires", "").strip()
-    return {**body, "expires": expires} if expires else body
 
 
 def _now() -> str:

@@ -4,6 +4,7 @@ What was asked and answered is kept nowhere, so it is not here either.
 """
 
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from starlette.responses import Response
@@ -45,6 +46,7 @@ async def list_requests(desk: Desk) -> Response:
 async def show_request(desk: Desk) -> Response:
     """One request."""
     generation = (await desk.get("/v1/generation", id=desk.name("id")))["data"]
+    cost = f"{Decimal(str(generation['total_cost'])):f}"
     row: dict[str, Any] | None = None
     names: dict[str, str] = {}
     if desk.may(READ):
@@ -55,7 +57,7 @@ async def show_request(desk: Desk) -> Response:
         found = await desk.get("/v1/usage", account=account, start=start, end=end, limit=MOST_LISTED)
         row = next((one for one in found["data"] if one["id"] == generation["id"]), None)
         names = await key_names(desk)
-    return desk.show("request.html", generation=generation, row=row, names=names)
+    return desk.show("request.html", generation=generation, cost=cost, row=row, names=names)
 
 
 ROUTES = (page("/console/requests", list_requests), page("/console/requests/{id}", show_request))
