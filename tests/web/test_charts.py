@@ -5,7 +5,7 @@ import math
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quernel.web.charts import (
@@ -182,6 +182,7 @@ def test_no_series_have_an_empty_legend():
 # Axes
 
 
+@settings(deadline=None)
 @given(st.one_of(st.floats(1e-300, 1e300), st.integers(1, 10**18)))
 def test_an_axis_reaches_the_highest_value_in_a_few_equal_steps(high):
     found = ticks(high)
@@ -191,6 +192,7 @@ def test_an_axis_reaches_the_highest_value_in_a_few_equal_steps(high):
     assert found == pytest.approx([found[1] * number for number in range(len(found))])
 
 
+@settings(deadline=None)
 @given(st.one_of(st.integers(1, 100), st.integers(1, 10**18)))
 def test_an_axis_of_whole_numbers_has_no_others(high):
     found = ticks(high, least=1.0)

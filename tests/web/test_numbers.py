@@ -5,7 +5,7 @@ import time
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quernel.gateway.money import format_dollars
@@ -74,6 +74,7 @@ def test_a_large_number_is_short(number, shown):
     assert short(number) == shown
 
 
+@settings(deadline=None)
 @given(st.floats(0, 1e14))
 def test_a_short_number_is_never_a_thousand_of_the_smaller_unit_and_near_the_number(number):
     found = re.fullmatch(r"([\d.]+)([KMBT]?)", short(number))
@@ -101,6 +102,7 @@ def test_an_amount_is_shown_exactly(dollars, shown):
     assert money(dollars) == shown
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**63), 2**63))
 def test_no_digit_of_an_amount_is_lost(picos):
     shown = money(format_dollars(picos))

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.requests import Request
 
@@ -278,6 +278,7 @@ def test_the_first_page_has_the_programs_of_the_first_embedding_model(sites):
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@settings(deadline=None)
 @given(TEXTS)
 def test_a_text_between_quotes_is_that_text(text):
     assert ast.literal_eval(f'"{within_quotes(text, "python")}"') == text
@@ -297,6 +298,7 @@ def test_a_text_between_quotes_is_that_text_in_javascript():
     assert json.loads(ran.stdout) == texts
 
 
+@settings(deadline=None)
 @given(TEXTS.filter(lambda text: "\0" not in text))
 def test_a_command_for_any_body_sends_that_body(text):
     words = shlex.split(curl("http://[::1]:80/it's", "/v1/embeddings", {"input": text}).replace("\\\n", ""))

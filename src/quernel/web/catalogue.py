@@ -64,6 +64,7 @@ async def models(request: Request) -> Response:
     return pages.show(
         request,
         "models.html",
+        status=200 if problem is None else 400,
         models=found,
         query={name: value or "" for name, value in query.items()},
         problem=problem,

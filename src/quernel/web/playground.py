@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -174,7 +175,7 @@ async def _page(
     problem: Problem | None = None,
 ) -> Response:
     pages = pages_of(request)
-    card = None if model is None else await pages.api.get(f"/v1/models/{model['id']}/card", _anybody(request))
+    card = None if model is None else await pages.api.get(f"/v1/models/{quote(model['id'])}/card", _anybody(request))
     samples = () if card is None else samples_of(card)
     wanted = request.query_params.get("sample")
     sample = next((one for one in samples if one.name == wanted), next(iter(samples), None))

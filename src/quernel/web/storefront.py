@@ -70,11 +70,11 @@ class Storefront:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http" or not self._is_page(scope):
+        path = self._page_of(scope) if scope["type"] == "http" else None
+        if path is None:
             await self._gateway(scope, receive, send)
             return
-        if self._root_path and scope["path"].startswith(self._root_path + "/"):
-            scope["path"] = scope["path"].removeprefix(self._root_path)
+        scope["path"] = path
         request = Request(scope, receive)
         scope.setdefault("state", {})["session"] = self._pages.state.pages.sessions.read(request)
         scope["app"] = self._pages
@@ -83,11 +83,14 @@ class Storefront:
             return
         await self._pages(scope, receive, send)
 
-    def _is_page(self, scope: Scope) -> bool:
-        path: str = scope["path"].removeprefix(self._root_path)
-        if path in ("", "/"):
-            return "text/html" in Request(scope).headers.get("accept", "")
-        return path.split("/", 2)[1] in SECTIONS
+    def _page_of(self, scope: Scope) -> str | None:
+        """The path of a page, without what a proxy may have left before it; `None` where none of ours is asked for."""
+        path: str = scope["path"]
+        if path == self._root_path or path.startswith(self._root_path + "/"):
+            path = path.removeprefix(self._root_path) or "/"
+        if path == "/":
+            return path if "text/html" in Request(scope).headers.get("accept", "") else None
+        return path if path.startswith("/") and path.split("/")[1] in SECTIONS else None
 
 
 def show_foreign(request: Request) -> Response:

@@ -17,11 +17,12 @@ from starlette.routing import Route
 from quernel.web.api import ApiError, ApiReply, Visitor
 from quernel.web.pages import Pages, form_of, pages_of, session_of, visitor_of, where
 
-READ, MANAGE, OPERATE, INFER = "read", "manage", "operate", "infer"
+READ, MANAGE, OPERATE, INFER, METRICS = "read", "manage", "operate", "infer", "metrics"
 SCOPES: Mapping[str, str] = {
     INFER: "Ask models.",
     READ: "See the account's keys, money and usage.",
     MANAGE: "Make and revoke keys, and change the account's settings and members.",
+    METRICS: "Read /metrics, which is of all accounts together: for Prometheus.",
     OPERATE: "Everything, for every account, with providers and prices: the operator's.",
 }
 """Scope to what it allows."""
