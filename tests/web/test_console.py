@@ -370,7 +370,7 @@ def test_the_ledger_has_the_apis_entries_and_leads_to_their_requests(site):
 
 @pytest.mark.parametrize("place", ["ledger", "requests"])
 def test_pages_follow_one_another_without_a_gap(site, place, monkeypatch):
-    monkeypatch.setattr(f"quernel.web.console.{place}.LISTED", "3")
+    monkeypatch.setattr("quernel.web.console.desk.LISTED", "3")
     with site.browser() as browser, site.api() as api:
         path = {"ledger": "/v1/ledger", "requests": "/v1/usage"}[place]
         wanted = [entry["time"] for entry in api.get(f"{path}?limit=1000").json()["data"]]

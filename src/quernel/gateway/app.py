@@ -31,6 +31,9 @@ CATALOGUE = "/v1/models"
 METRICS = "/metrics"
 """What only a key of its own scope may look at: it tells what the gateway earns."""
 
+OPEN = PUBLIC - {METRICS}
+"""What else anyone may look at without a key."""
+
 
 def create_gateway_app(
     parts: Parts,
@@ -90,5 +93,5 @@ def create_gateway_app(
 def _is_public(scope: Scope) -> bool:
     path = scope["path"]
     return scope["method"] in ("GET", "HEAD") and (
-        path in PUBLIC - {METRICS} or path == CATALOGUE or path.startswith(f"{CATALOGUE}/")
+        path in OPEN or path == CATALOGUE or path.startswith(f"{CATALOGUE}/")
     )

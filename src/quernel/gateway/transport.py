@@ -242,7 +242,8 @@ class Transport:
             InvalidRequestError: A header cannot be sent.
             ProviderError: There was no reply, not a whole one, or one that says what is wrong.
         """
-        target, head = parse_target(url), self._head(url, body, headers)
+        target = parse_target(url)
+        head = self._head(target, body, headers)
         try:
             async with asyncio.timeout(timeout):
                 connection = await self._open(target, head, body)
@@ -283,8 +284,9 @@ class Transport:
             InvalidRequestError: A header cannot be sent.
             ProviderError: There was no reply, or one that says what is wrong; from `pieces` what happens later.
         """
+        target = parse_target(url)
         # Bytes that wait to be packed together would come late.
-        target, head = parse_target(url), self._head(url, body, {"accept-encoding": "identity", **headers})
+        head = self._head(target, body, {"accept-encoding": "identity", **headers})
         failure: ProviderError | None = None
         connection: Connection | None = None
         try:
@@ -302,10 +304,10 @@ class Transport:
                 self._pool.give_back(target.place, connection)
 
     @staticmethod
-    def _head(url: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    def _head(target: Target, body: bytes, headers: Mapping[str, str]) -> bytes:
         check_headers(headers)
         given = {name.lower(): value for name, value in headers.items()}
-        return head_of(parse_target(url), {**HEADERS, **given}, len(body))
+        return head_of(target, {**HEADERS, **given}, len(body))
 
     async def _open(self, target: Target, head: bytes, body: bytes) -> Connection:
         """A connection on which a reply to a body has begun.

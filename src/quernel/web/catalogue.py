@@ -21,7 +21,6 @@ FILTERS = (
 """Parameters of the list of models, which are those of the API."""
 
 MOST_COMPARED = 4
-SHORTEST = 32
 LADDER = (32, 64, 128, 256, 512, 768, 1024, 1536, 2048, 2560, 3072, 4096)
 """Lengths to which people cut vectors."""
 

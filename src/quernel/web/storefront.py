@@ -18,7 +18,7 @@ from quernel.web.assets import PREFIX, Assets
 from quernel.web.code_flow import CodeFlow
 from quernel.web.config import WebConfig
 from quernel.web.console import routes as console
-from quernel.web.pages import HEADERS, Pages, make_templates, pages_of, where
+from quernel.web.pages import Pages, make_templates, pages_of, where
 from quernel.web.session import Sessions, is_of_this_site
 
 logger = logging.getLogger("quernel.web")
@@ -123,6 +123,4 @@ async def show_fault(request: Request, error: Exception) -> Response:
     """The page of a fault of ours; what it was is in the log, without what anybody sent."""
     logger.error("A page failed (%s).", type(error).__name__)
     message = "Something went wrong here. Nothing of what you sent was kept; please try again."
-    response = pages_of(request).show(request, "error.html", status=500, title="Our fault", message=message)
-    response.headers.update(HEADERS)
-    return response
+    return pages_of(request).show(request, "error.html", status=500, title="Our fault", message=message)

@@ -8,10 +8,8 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from quernel.web.api import ApiError
-from quernel.web.console.desk import Desk, page, segment
+from quernel.web.console.desk import LISTED, Desk, page, segment
 from quernel.web.console.fields import is_ticked, limits_of, said, words_of
-
-LISTED = "50"
 
 CREDITS = {"purchase": "Purchase", "grant": "Gift", "refund": "Refund", "adjustment": "Adjustment"}
 STATUSES = {

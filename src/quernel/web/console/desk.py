@@ -30,6 +30,9 @@ SCOPES: Mapping[str, str] = {
 EVERYBODY = "*"
 """All accounts, where the operator looks at them together."""
 
+LISTED = "50"
+"""Lines of a list on one page."""
+
 BAD_REQUEST, UNAUTHORISED, FORBIDDEN = 400, 401, 403
 
 NAVIGATION = (
@@ -116,6 +119,20 @@ class Desk:
     ) -> ApiReply:
         """A reply of the API. Errors as `Api.ask`."""
         return await self.pages.api.ask(method, path, self.visitor, query=query, body=body)
+
+    async def listed(self, path: str, **query: str | None) -> tuple[Mapping[str, Any], ApiError | None]:
+        """A page of a list, from `?cursor=` on; an empty one, and why, where the API refuses a filter.
+
+        Raises:
+            ApiError: It refuses for another reason.
+        """
+        try:
+            found = await self.get(path, **query, limit=LISTED, cursor=self.query("cursor"))
+        except ApiError as error:
+            if error.status != BAD_REQUEST:
+                raise
+            return {"data": [], "next_cursor": None}, error
+        return found, None
 
     async def form(self) -> QueryParams:
         """The fields of the form that was sent. Errors as `form_of`."""

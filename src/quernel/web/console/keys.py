@@ -12,12 +12,10 @@ from starlette.datastructures import QueryParams
 from starlette.responses import Response
 
 from quernel.web.api import ApiError
-from quernel.web.console.desk import EVERYBODY, INFER, MANAGE, SCOPES, Desk, page, segment
+from quernel.web.console.desk import EVERYBODY, INFER, LISTED, MANAGE, SCOPES, Desk, page, segment
 from quernel.web.console.fields import chosen, is_ticked, joined, limits_of, words_of
 from quernel.web.console.overview import first_model
 from quernel.web.snippets import KEY, snippets_of
-
-LISTED = "50"
 
 GRACES = (("0", "at once"), ("3600", "after an hour"), ("86400", "after a day"), ("604800", "after a week"))
 """Seconds for which the old secret of a key stays good, and how that is said."""

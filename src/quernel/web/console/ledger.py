@@ -1,14 +1,9 @@
 """What came and went of an account's money, the newest first."""
 
-from typing import Any
-
 from starlette.responses import Response
 
-from quernel.web.api import ApiError
-from quernel.web.console.desk import BAD_REQUEST, EVERYBODY, Desk, page
+from quernel.web.console.desk import EVERYBODY, Desk, page
 from quernel.web.console.usage import key_names
-
-LISTED = "50"
 
 KINDS = {
     "grant": "Gift",
@@ -23,15 +18,8 @@ KINDS = {
 
 async def show_ledger(desk: Desk) -> Response:
     """A page of entries, with what is left."""
-    problem: ApiError | None = None
-    found: dict[str, Any] = {"data": [], "next_cursor": None}
     kind = desk.query("kind")
-    try:
-        found = await desk.get("/v1/ledger", **desk.of, kind=kind, limit=LISTED, cursor=desk.query("cursor"))
-    except ApiError as error:
-        if error.status != BAD_REQUEST:
-            raise
-        problem = error
+    found, problem = await desk.listed("/v1/ledger", **desk.of, kind=kind)
     money = None if desk.account == EVERYBODY else (await desk.get("/v1/account", **desk.of))["balance"]
     return desk.show(
         "ledger.html",

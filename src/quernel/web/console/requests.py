@@ -9,25 +9,17 @@ from typing import Any
 
 from starlette.responses import Response
 
-from quernel.web.api import ApiError
-from quernel.web.console.desk import BAD_REQUEST, EVERYBODY, OPERATE, READ, Desk, page
+from quernel.web.console.desk import EVERYBODY, OPERATE, READ, Desk, page
 from quernel.web.console.usage import key_names
 
 FILTERS = ("model", "provider", "key", "user", "start", "end")
-LISTED, MOST_LISTED = "50", "1000"
+MOST_LISTED = "1000"
 
 
 async def list_requests(desk: Desk) -> Response:
     """A page of requests."""
     query = {name: desk.query(name) for name in FILTERS}
-    problem: ApiError | None = None
-    found: dict[str, Any] = {"data": [], "next_cursor": None}
-    try:
-        found = await desk.get("/v1/usage", **desk.of, **query, limit=LISTED, cursor=desk.query("cursor"))
-    except ApiError as error:
-        if error.status != BAD_REQUEST:
-            raise
-        problem = error
+    found, problem = await desk.listed("/v1/usage", **desk.of, **query)
     models = (await desk.get("/v1/models"))["data"]
     return desk.show(
         "requests.html",
