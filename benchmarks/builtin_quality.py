@@ -16,15 +16,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import bm25s
 import numpy as np
 
 from quernel.embedder import Embedder
 from quernel.evaluate.measures import Figure, compare, retrieval_figures, similarity_figures, translation_figures
 from quernel.evaluate.run import Encoder, as_form, nearest
 from quernel.evaluate.tasks import Place, Retrieval, Similarity, Translations, read_task
+from quernel.protocols.vectors import OutputDtype
 from quernel.reranker import Reranker
-from quernel.types import InputType, OutputDtype, Truncate, Vectors
+from quernel.types import InputType, Truncate, Vectors
 
 BUILTIN = Path(__file__).resolve().parents[1] / "src" / "quernel" / "builtin"
 RETRIEVAL_SETS = ("cranfield", "npl", "cacm", "cosqa", "cmrc2018-zh", "tldr-crosslingual")
@@ -62,6 +62,8 @@ def words(text: str) -> list[str]:
 
 def bm25_run(task: Retrieval) -> Run:
     """Lucene's variant with k1 0.9 and b 0.4."""
+    import bm25s
+
     index = bm25s.BM25(method="lucene", k1=0.9, b=0.4)
     index.index([words(text) for text in task.documents.values()], show_progress=False)
     known, names, run = set(index.vocab_dict), list(task.documents), {}
@@ -103,7 +105,8 @@ class MiniLM:
 
 def retrieval_tables(encode: Encoder, minilm: MiniLM | None, tasks: Sequence[Retrieval]) -> dict[str, Run]:
     """Prints what concerns retrieval; the embedder's best documents of each set."""
-    rows, forms, runs = [], [], {}
+    rows, forms = [], []
+    runs: dict[str, Run] = {}
     for task in tasks:
         started = time.monotonic()
         documents = encode(list(task.documents.values()), input_type=InputType.DOCUMENT)
@@ -121,8 +124,8 @@ def retrieval_tables(encode: Encoder, minilm: MiniLM | None, tasks: Sequence[Ret
         form = []
         for dtype in DTYPES:
             for size in DIMENSIONS if dtype is OutputDtype.FLOAT else DIMENSIONS[:1]:
-                cut = [as_form(side, size, dtype) for side in (queries, documents)]
-                form.append(measure(task, nearest(task, *cut, NUM_RERANKED)).value)
+                asked, there = (as_form(side, size, dtype) for side in (queries, documents))
+                form.append(measure(task, nearest(task, asked, there, NUM_RERANKED)).value)
         forms.append((task.name, *form))
         say(f"{task.name}: {time.monotonic() - started:.0f} s")
     header = ("set", "BM25", "MiniLM-L6", "tiny-embedding", "BM25 + MiniLM-L6", "BM25 + tiny-embedding")

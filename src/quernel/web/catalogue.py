@@ -45,6 +45,8 @@ async def home(request: Request) -> Response:
         snippets=snippets,
         key=KEY,
         kinds=KINDS,
+        base=f"{pages.origin(request)}/v1",
+        doors=[flow.door for flow in pages.doors.values()],
     )
 
 
@@ -112,7 +114,7 @@ async def compare(request: Request) -> Response:
         found=found,
         wanted=[one["model"]["id"] for one in found],
         rows=spec_rows([one["card"]["specs"] for one in found]),
-        measures=shared_measures([one["card"]["benchmarks"] for one in found]),
+        benchmarks=shared_measures([one["card"]["benchmarks"] for one in found]),
         most=MOST_COMPARED,
         kinds=KINDS,
     )
@@ -153,21 +155,28 @@ def spec_rows(specs: Sequence[Sequence[Mapping[str, str]]]) -> list[tuple[str, l
     return [(name, [one.get(name) for one in said]) for name in names]
 
 
-def shared_measures(benchmarks: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[str, list[float | None]]]:
-    """Published results that at least two of the models have, by benchmark and measure."""
-    said: list[dict[str, float]] = []
+Measures = list[tuple[str, list[float | None]]]
+"""A measure, and what each model has of it."""
+
+
+def shared_measures(benchmarks: Sequence[Sequence[Mapping[str, Any]]]) -> list[tuple[str, Measures]]:
+    """Published results that at least two of the models have, by benchmark."""
+    said: list[dict[tuple[str, str], float]] = []
     for tables in benchmarks:
-        mine: dict[str, float] = {}
+        mine: dict[tuple[str, str], float] = {}
         for table in tables:
             for row in table["rows"]:
                 if row["is_this"]:
                     for measure, score in row["scores"].items():
                         if score is not None:
-                            mine.setdefault(f"{table['title']}: {measure}", score)
+                            mine.setdefault((table["title"], measure), score)
         said.append(mine)
-    names = dict.fromkeys(name for one in said for name in one)
-    rows = [(name, [one.get(name) for one in said]) for name in names]
-    return [(name, scores) for name, scores in rows if sum(score is not None for score in scores) > 1]
+    found: dict[str, Measures] = {}
+    for title, measure in dict.fromkeys(name for one in said for name in one):
+        scores = [one.get((title, measure)) for one in said]
+        if sum(score is not None for score in scores) > 1:
+            found.setdefault(title, []).append((measure, scores))
+    return list(found.items())
 
 
 ROUTES = (

@@ -19,12 +19,13 @@ from quernel.web.code_flow import CodeFlow
 from quernel.web.config import WebConfig
 from quernel.web.console import routes as console
 from quernel.web.pages import Pages, make_templates, pages_of, where
+from quernel.web.reference import ReferencePage
 from quernel.web.session import Sessions, is_of_this_site
 
 logger = logging.getLogger("quernel.web")
 
-SECTIONS = frozenset({"models", "compare", "playground", "console", "sign-in", "sign-out", "theme", PREFIX[1:]})
-"""First parts of the paths of pages; none is one of the API's."""
+SECTIONS = frozenset({"models", "compare", "playground", "docs", "console", "sign-in", "sign-out", "theme", PREFIX[1:]})
+"""First parts of the paths of pages; of the API's own only `docs`, which is a page there too."""
 
 ROUTES = (*catalogue.ROUTES, *playground.ROUTES, *console.ROUTES, *sign_in.ROUTES)
 
@@ -53,7 +54,11 @@ class Storefront:
         self._root_path = root_path
         assets = Assets()
         self._pages = Starlette(
-            routes=[Route(f"{PREFIX}/{{tag}}/{{name}}", assets.serve), *ROUTES],
+            routes=[
+                Route(f"{PREFIX}/{{tag}}/{{name}}", assets.serve),
+                Route("/docs", ReferencePage().show, methods=["GET"]),
+                *ROUTES,
+            ],
             middleware=[Middleware(GZipMiddleware, minimum_size=1000)],
             exception_handlers={ApiError: show_api_error, HTTPException: show_http_error, 500: show_fault},
         )

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from quernel.web.console.desk import INFER, READ, Desk, page
 from quernel.web.console.figures import Figures, Measure, Step, add_up
+from quernel.web.console.usage import key_names
 from quernel.web.snippets import KEY, snippets_of
 
 DAYS = 30
@@ -17,10 +18,11 @@ WHOSE = {"key": "This key", "account": "The account", "address": "This address"}
 
 async def show_overview(desk: Desk) -> Response:
     """What is left, what was spent, which limits bind."""
-    figures, latest = None, []
+    figures, latest, names = None, [], {}
     if desk.may(READ):
         latest = (await desk.get("/v1/usage", limit=LATEST))["data"]
         figures = await spent_of_late(desk)
+        names = await key_names(desk)
     first = await first_model(desk) if desk.may(INFER) else None
     return desk.show(
         "overview.html",
@@ -28,6 +30,7 @@ async def show_overview(desk: Desk) -> Response:
         measure=Measure.COST,
         days=DAYS,
         latest=latest,
+        names=names,
         whose=WHOSE,
         is_new=desk.may(READ) and not latest,
         snippets=() if first is None else snippets_of(first["kind"], first["id"], desk.pages.origin(desk.request)),

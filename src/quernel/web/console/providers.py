@@ -5,6 +5,7 @@ What a customer sees is what the catalogue says of who offers the models.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
@@ -45,7 +46,10 @@ async def list_providers(desk: Desk) -> Response:
             by_provider.setdefault(endpoint["provider"], []).append((model, endpoint))
         return desk.show("providers_offered.html", providers=by_provider)
     found = (await desk.get("/v1/providers"))["data"]
-    return desk.show("providers.html", providers=found, prices=prices_now(found), units=UNITS)
+    prices = prices_now(found)
+    asked = [price for *_, price in prices if price is not None]
+    units = {unit: name for unit, name in UNITS.items() if any(Decimal(price[unit] or 0) for price in asked)}
+    return desk.show("providers.html", providers=found, prices=prices, units=units)
 
 
 async def offered(desk: Desk) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -62,7 +62,7 @@ document.addEventListener("quernel:added", (event) => enhance(event.target));
 
 // A form whose filters apply as they are changed; without scripts its button does.
 for (const form of document.querySelectorAll("form[data-live]")) {
-  for (const field of form.querySelectorAll("select, input[type=checkbox]")) {
-    field.addEventListener("change", () => form.requestSubmit());
+  for (const field of form.elements) {
+    if (field.matches("select, input[type=checkbox]")) field.addEventListener("change", () => form.requestSubmit());
   }
 }
