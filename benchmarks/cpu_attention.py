@@ -57,7 +57,7 @@ def measure(works: dict[str, Callable[[], None]], repetitions: int) -> dict[str,
 
 def main() -> None:
     """A table for each type."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", default="26,64,100,128,180,256,360,512,1024")
     parser.add_argument("--repetitions", type=int, default=9)
     arguments = parser.parse_args()

@@ -79,7 +79,7 @@ def prepare(name: str, rows: int) -> tuple[Callable[[], None], int]:
 
 def main() -> None:
     """The table."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default="1,32,128,512,1024,4096")
     parser.add_argument("--repetitions", type=int, default=7)
     arguments = parser.parse_args()

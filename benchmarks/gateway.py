@@ -13,7 +13,6 @@ have the other core. Directly, through the gateway and through LiteLLM take turn
 import argparse
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -75,7 +74,7 @@ def free_port() -> int:
 
 def start(
     stack: ExitStack, core: int, *command: str, environment: Mapping[str, str] | None = None, speaks: bool = False
-) -> subprocess.Popen:
+) -> subprocess.Popen[str]:
     """A process on one core, for as long as the stack lasts. What it says is dropped unless somebody listens."""
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command],
@@ -84,12 +83,13 @@ def start(
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})},
     )
-    stack.callback(lambda: (process.terminate(), process.wait()))
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
     return process
 
 
-def wait_for(url: str, headers: Mapping[str, str], seconds: float = 120.0) -> None:
-    """Until an embedding is answered there."""
+def wait_for(url: str, headers: Mapping[str, str], process: subprocess.Popen[str], seconds: float = 120.0) -> None:
+    """Until an embedding is answered there by a process that was started."""
     body = json.dumps({"model": MODEL, "input": [TEXT], "encoding_format": "base64"}).encode()
     request = urllib.request.Request(url, body, {"content-type": "application/json", **headers})
     deadline = time.monotonic() + seconds
@@ -98,6 +98,8 @@ def wait_for(url: str, headers: Mapping[str, str], seconds: float = 120.0) -> No
             urllib.request.urlopen(request, timeout=10).read()
             return
         except OSError:
+            if process.poll() is not None:
+                sys.exit(f"What was to answer at {url} ended with {process.returncode}.")
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.3)
@@ -108,10 +110,11 @@ def measure(url: str, headers: Mapping[str, str], seconds: float, *how: str) -> 
     asked = {"headers": dict(headers), "body": {"model": MODEL, "input": [TEXT], "encoding_format": "base64"}}
     command = ["taskset", "-c", "1", sys.executable, str(HERE / "gateway_load.py"), url, str(seconds), *how]
     done = subprocess.run(command, input=json.dumps(asked), stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
 
 
-def resident_mib(process: subprocess.Popen) -> float:
+def resident_mib(process: subprocess.Popen[str]) -> float:
     """Memory of a process and its children."""
     pids = [process.pid]
     for pid in pids:
@@ -130,9 +133,9 @@ def start_systems(stack: ExitStack, folder: Path, litellm: str | None) -> dict[s
     import quernel
 
     port = free_port()
-    start(stack, 1, sys.executable, str(HERE / "gateway_upstream.py"), str(port))
+    provider = start(stack, 1, sys.executable, str(HERE / "gateway_upstream.py"), str(port))
     directly = f"http://127.0.0.1:{port}/v1/embeddings"
-    wait_for(directly, {})
+    wait_for(directly, {}, provider)
     tokenizer = Path(quernel.__file__).parent / "builtin" / "tiny-embedding"
     config = folder / "gateway.toml"
     config.write_text(SETTINGS.format(folder=folder, model=MODEL, tokenizer=tokenizer, port=port))
@@ -149,15 +152,15 @@ def start_systems(stack: ExitStack, folder: Path, litellm: str | None) -> dict[s
         command = [litellm, "--config", str(yaml), "--port", str(theirs), "--num_workers", "1"]
         process = start(stack, 0, *command, environment={"LITELLM_LOCAL_MODEL_COST_MAP": "True"})
         url, headers = f"http://127.0.0.1:{theirs}/v1/embeddings", {"authorization": f"Bearer {KEY}"}
-        wait_for(url, headers)
+        wait_for(url, headers, process)
         systems["LiteLLM"] = (url, headers, process)
     return systems
 
 
 def main() -> None:
     """Start all, measure in turns, print Markdown."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--litellm", default=shutil.which("litellm"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--litellm", help="its program, with the proxy; left out where not given")
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -179,7 +182,7 @@ def main() -> None:
         memory = {name: resident_mib(process) for name, (_, _, process) in systems.items() if process is not None}
 
     def median(name: str, load: str, what: str) -> float:
-        return statistics.median(result[what] for result in told[name][load])
+        return float(statistics.median(result[what] for result in told[name][load]))
 
     print(f"At {arguments.rate:g} requests a second, in ms; added is the difference to asking directly:\n")
     print("| | p50 | p99 | added p50 | added p99 | failed |\n|---|---:|---:|---:|---:|---:|")

@@ -16,6 +16,9 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+Answers = tuple[list[float], list[int], float]
+"""Seconds and status of each answer, and seconds of all."""
+
 
 class Connection(asyncio.Protocol):
     """One connection, with at most one request under way."""
@@ -26,15 +29,16 @@ class Connection(asyncio.Protocol):
         self.done: asyncio.Future[int] | None = None
         self.is_open = True
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
-    def connection_lost(self, error):
+    def connection_lost(self, error: Exception | None) -> None:
         self.is_open = False
         if self.done is not None and not self.done.done():
             self.done.set_result(0)
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.buffer += data
         if self.needed < 0:
             end = self.buffer.find(b"\r\n\r\n")
@@ -61,12 +65,13 @@ class Connection(asyncio.Protocol):
         return await self.done
 
 
-async def closed(host, port, request, seconds, connections):
+async def closed(host: str, port: int, request: bytes, seconds: float, connections: int) -> Answers:
     """Times and statuses of so many connections that never rest."""
     loop = asyncio.get_running_loop()
-    times, statuses = [], []
+    times: list[float] = []
+    statuses: list[int] = []
 
-    async def work():
+    async def work() -> None:
         _, connection = await loop.create_connection(Connection, host, port)
         while time.perf_counter() < end:
             start = time.perf_counter()
@@ -81,12 +86,15 @@ async def closed(host, port, request, seconds, connections):
     return times, statuses, time.perf_counter() - start
 
 
-async def opened(host, port, request, seconds, rate):
+async def opened(host: str, port: int, request: bytes, seconds: float, rate: float) -> Answers:
     """Times and statuses of requests that go out at fixed times."""
     loop = asyncio.get_running_loop()
-    times, statuses, idle, tasks = [], [], [], []
+    times: list[float] = []
+    statuses: list[int] = []
+    idle: list[Connection] = []
+    tasks = []
 
-    async def send(due):
+    async def send(due: float) -> None:
         connection = idle.pop() if idle else None
         if connection is None or not connection.is_open:
             _, connection = await loop.create_connection(Connection, host, port)
@@ -109,7 +117,7 @@ async def opened(host, port, request, seconds, rate):
 
 def main() -> None:
     """Send, and tell."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("seconds", type=float)
     parser.add_argument("--rate", type=float)

@@ -6,10 +6,11 @@ Written on sockets, so that what is measured in front of it is not it. One vecto
 `input` is a list, in base64 where that was asked for.
 """
 
+import argparse
 import asyncio
 import base64
-import sys
-from itertools import zip_longest
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import orjson
@@ -27,10 +28,11 @@ class Upstream(asyncio.Protocol):
         self.delay = delay
         self.pending = b""
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
-    def data_received(self, data):
+    def data_received(self, data: bytes) -> None:
         self.pending += data
         while True:
             head, found, rest = self.pending.partition(b"\r\n\r\n")
@@ -48,7 +50,7 @@ class Upstream(asyncio.Protocol):
             else:
                 self.transport.write(reply)
 
-    def answer(self, asked):
+    def answer(self, asked: Mapping[str, Any]) -> bytes:
         texts = asked.get("input", "")
         count = len(texts) if isinstance(texts, list) else 1
         vector = self.forms[asked.get("encoding_format") or FLOAT]
@@ -60,13 +62,22 @@ class Upstream(asyncio.Protocol):
         return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
 
-async def main() -> None:
+async def serve(port: int, dimensions: int, delay: float) -> None:
     """Answer until killed."""
-    port, dimensions, delay = (float(given or usual) for given, usual in zip_longest(sys.argv[1:], (0, 1024, 0)))
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Upstream(int(dimensions), delay / 1000), "127.0.0.1", int(port))
+    server = await loop.create_server(lambda: Upstream(dimensions, delay), "127.0.0.1", port)
     await server.serve_forever()
 
 
+def main() -> None:
+    """Serve as it was told."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("dimensions", type=int, nargs="?", default=1024)
+    parser.add_argument("delay_ms", type=float, nargs="?", default=0.0)
+    arguments = parser.parse_args()
+    asyncio.run(serve(arguments.port, arguments.dimensions, arguments.delay_ms / 1000))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -7,6 +7,7 @@ as can be done for a request, since it shares the machine with the server: the b
 only the status and the length are read.
 """
 
+import argparse
 import asyncio
 import json
 import sys
@@ -24,6 +25,7 @@ class Connection(asyncio.Protocol):
         self.failures: list[str] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         self._send()
 
@@ -72,7 +74,8 @@ def encode(path: str, body: object) -> bytes:
 async def send(port: int, num_connections: int, requests: list[bytes]) -> dict[str, object]:
     """Send all of them; the times."""
     loop = asyncio.get_running_loop()
-    waiting, seconds, done, left = deque(requests), [], asyncio.Event(), [len(requests)]
+    seconds: list[float] = []
+    waiting, done, left = deque(requests), asyncio.Event(), [len(requests)]
     cpu, start = time.process_time(), time.perf_counter()
     made = []
     for _ in range(min(num_connections, len(requests))):
@@ -87,6 +90,15 @@ async def send(port: int, num_connections: int, requests: list[bytes]) -> dict[s
     return {"seconds": total, "latencies": seconds, "cpu_seconds": time.process_time() - cpu}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Read, send, tell."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("port", type=int)
+    parser.add_argument("connections", type=int)
+    arguments = parser.parse_args()
     encoded = [encode(entry["path"], entry["body"]) for entry in json.load(sys.stdin)]
-    print(json.dumps(asyncio.run(send(int(sys.argv[1]), int(sys.argv[2]), encoded))))
+    print(json.dumps(asyncio.run(send(arguments.port, arguments.connections, encoded))))
+
+
+if __name__ == "__main__":
+    main()

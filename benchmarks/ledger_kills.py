@@ -28,8 +28,9 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -404,14 +405,17 @@ class Driver:
 
     def take_over(self, place: int) -> None:
         """Let go what the dead one held, and take in what it wrote down."""
-        self.database.write_now(lambda connection: ledger.sweep(connection, self.dead.instance))
+        self.sweep(self.dead.instance)
         self.take_in(self.dead)
 
     def sweep_alive(self, place: int) -> None:
         """Take a process for dead that is not: what it settles then has no hold."""
         _, order = self.running[place]
         self.swept_alive.add(order.instance)
-        self.database.write_now(lambda connection: ledger.sweep(connection, order.instance))
+        self.sweep(order.instance)
+
+    def sweep(self, instance: str) -> None:
+        self.database.write_now(lambda connection: ledger.sweep(connection, instance))
 
     def take_in(self, order: Order) -> None:
         for operation in read_journal(Path(order.journal)):
@@ -452,7 +456,7 @@ class Driver:
         for path in list(self.folder.iterdir()):
             self.take_in(Order(self.url, path.name, str(path), self.accounts, [], 0))
         for instance in self.instances:
-            self.database.write_now(lambda connection, instance=instance: ledger.sweep(connection, instance))
+            self.sweep(instance)
         self.instances.clear()
         expected, self.expected = self.expected, Expected()
         for row in self.entries(since=self.last_entry):
@@ -490,7 +494,7 @@ class Driver:
         wrong = self.tally.wrong
         wrong += [str(one) for one in self.database.read_now(ledger.reconcile)]
         for kind, account in self.accounts.items():
-            money = self.database.read_now(lambda connection, account=account: ledger.balance_of(connection, account))
+            money = self.database.read_now(partial(ledger.balance_of, account=account))
             found = (money.balance, money.held, money.spent)
             if found != (self.given[kind] - self.spent[kind], 0, self.spent[kind]) or money.available < 0:
                 wrong.append(f"{kind} has {found}, and was given {self.given[kind]} and spent {self.spent[kind]}")
@@ -500,7 +504,7 @@ class Driver:
     def compare_counters(self, kind: str, account: str, limit: Limit) -> None:
         table = schema.counters
         found = sa.select(table).filter_by(subject=f"{account}/key:{kind}", period=limit.period.value)
-        rows = self.database.read_now(lambda connection: connection.execute(found).all())
+        rows = self.select(found)
         for row in rows:
             for what in ("requests", "tokens", "spend"):
                 most = getattr(limit, what)
@@ -528,11 +532,14 @@ class Driver:
         table = schema.entries
         while True:
             page = sa.select(table).where(table.c.id > since).order_by(table.c.id).limit(10_000)
-            rows = self.database.read_now(lambda connection, page=page: connection.execute(page).all())
+            rows = self.select(page)
             if not rows:
                 return
             yield from rows
             since = rows[-1].id
+
+    def select(self, rows: sa.Select[Any]) -> Sequence[Any]:
+        return self.database.read_now(lambda connection: connection.execute(rows).all())
 
     def wait_for_server(self) -> None:
         """A commit that a dead process has sent may still be under way."""

@@ -107,7 +107,7 @@ async def serving(folder: Path, *flags: str) -> AsyncIterator[str]:
 
 async def main() -> None:
     """The table."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--seconds", type=float, default=60.0)

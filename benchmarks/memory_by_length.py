@@ -6,6 +6,7 @@ Each length runs in a process of its own (peak memory is a property of a process
 Prints a Markdown table.
 """
 
+import argparse
 import resource
 import subprocess
 import sys
@@ -46,15 +47,28 @@ def measure(length: int) -> None:
     print(peak_mebibytes() - before, time.perf_counter() - start)
 
 
-def main() -> None:
-    """The table."""
+def print_table() -> None:
+    """A row for each length."""
     print("| tokens | peak MiB above the model | KiB a token | seconds |")
     print("|---:|---:|---:|---:|")
     for length in LENGTHS:
-        run = subprocess.run([sys.executable, __file__, str(length)], capture_output=True, text=True, check=True)
+        run = subprocess.run(
+            [sys.executable, __file__, "--measure", str(length)], capture_output=True, text=True, check=True
+        )
         mebibytes, seconds = map(float, run.stdout.split())
         print(f"| {length:,} | {mebibytes:.0f} | {mebibytes * 1024 / length:.1f} | {seconds:.1f} |")
 
 
+def main() -> None:
+    """The table, or one length."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments.measure)
+    else:
+        print_table()
+
+
 if __name__ == "__main__":
-    measure(int(sys.argv[1])) if len(sys.argv) > 1 else main()
+    main()

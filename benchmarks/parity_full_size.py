@@ -40,11 +40,11 @@ def make_checkpoint(folder: Path, layers: int, spread: float = 0.05) -> None:
         num_key_value_heads=8,
         head_dim=128,
         max_position_embeddings=32_768,
-        rope_theta=1e6,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6},
         tie_word_embeddings=True,
         initializer_range=spread,
     )
-    transformers.Qwen3Model(config).to(torch.bfloat16).save_pretrained(folder)
+    transformers.Qwen3Model(config).bfloat16().save_pretrained(folder)
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
@@ -56,7 +56,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 def main() -> None:
     """Make, load, run, compare, print."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--texts", type=int, default=16)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -71,7 +71,9 @@ def main() -> None:
         make_checkpoint(folder, arguments.layers)
 
         def load_reference(wanted: torch.dtype) -> transformers.Qwen3Model:
-            return transformers.Qwen3Model.from_pretrained(folder, dtype=wanted).eval()
+            model: transformers.Qwen3Model = transformers.Qwen3Model.from_pretrained(folder, dtype=wanted)
+            model.eval()
+            return model
 
         def time_reference(model: transformers.Qwen3Model) -> tuple[np.ndarray, float]:
             run_reference(model)

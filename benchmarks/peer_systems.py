@@ -8,6 +8,7 @@
 is loaded, so that its process holds no other's memory. Every library keeps its own defaults, threads included.
 """
 
+import argparse
 import contextlib
 import importlib
 import importlib.util
@@ -65,14 +66,20 @@ class Quernel(System):
 
     def __init__(self, folder: Path, dtype: str) -> None:
         from quernel.embedder import Embedder
+        from quernel.engine.engine import Engine
+        from quernel.engine.runner import ModelRunner
 
         self._embedder = Embedder(folder, dtype=dtype, device="cpu")
+        engine = self._embedder._engine
+        assert isinstance(engine, Engine)  # not in another process
+        assert isinstance(engine._runner, ModelRunner)
+        self._engine, self._prefix_cache = engine, engine._runner.prefix_cache
 
     def run(self) -> Vectors:
         from quernel.model.heads import truncate_and_normalise
 
-        self._embedder._engine._runner.prefix_cache.clear()  # or a repetition would find what the one before computed
-        hidden = self._embedder._engine.submit(list(self.paths)).result()
+        self._prefix_cache.clear()  # or a repetition would find what the one before computed
+        hidden = self._engine.submit(list(self.paths)).result()
         vectors: Vectors = truncate_and_normalise(hidden, hidden.shape[1], True)
         return vectors
 
@@ -424,13 +431,21 @@ def describe(error: Exception) -> str:
 
 def main() -> None:
     """What the parent asked for."""
-    command, name, folder, *rest = sys.argv[1:]
-    if command == "serve":
-        serve(name, Path(folder), Connection(int(rest[0])))
-    elif command == "checkpoint":
-        export_checkpoint(Path(folder), int(name))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, what in (("serve", "name"), ("checkpoint", "layers"), ("export", "file")):
+        wanted = commands.add_parser(command)
+        wanted.add_argument(what, type=int if what == "layers" else str)
+        wanted.add_argument("folder", type=Path)
+        if command == "serve":
+            wanted.add_argument("fd", type=int)
+    arguments = parser.parse_args()
+    if arguments.command == "serve":
+        serve(arguments.name, arguments.folder, Connection(arguments.fd))
+    elif arguments.command == "checkpoint":
+        export_checkpoint(arguments.folder, arguments.layers)
     else:
-        export(name, Path(folder))
+        export(arguments.file, arguments.folder)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # libraries' own threads may not end

@@ -9,7 +9,7 @@ is a number, tokens a second; a batch runs in steps of 512 rows and one layer, a
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,13 +34,13 @@ class Arrival:
 def make_trace(*, seconds: float, rate: float, load: float, seed: int) -> list[Arrival]:
     """Arrivals that together take `load` of what the model computes; a fifth of the tokens are queries'."""
     draw = random.Random(seed)
-    kinds = {
+    kinds: dict[str, tuple[float, Callable[[], tuple[int, ...]]]] = {
         "query": (0.2, lambda: (draw.randint(10, 40),)),
         "bulk": (0.8, lambda: tuple(draw.randint(50, 2_000) for _ in range(32))),
     }
     trace = []
     for kind, (share, lengths) in kinds.items():
-        mean_tokens = np.mean([sum(lengths()) for _ in range(1_000)])
+        mean_tokens = float(np.mean([sum(lengths()) for _ in range(1_000)]))
         now = 0.0
         while (now := now + draw.expovariate(load * share * rate / mean_tokens)) < seconds:
             trace.append(Arrival(now, kind, lengths()))
@@ -100,7 +100,7 @@ class Simulation:
 
 def main() -> None:
     """The table."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=2_000, help="tokens a second that the model computes")
     parser.add_argument("--seconds", type=float, default=1_800)
     parser.add_argument("--seed", type=int, default=0)
@@ -114,7 +114,7 @@ def main() -> None:
             simulation = Simulation(trace, config, arguments.rate)
             simulation.run()
             cells = [
-                f"{np.percentile(simulation.latencies[kind], part):.2f} s"
+                f"{np.percentile(simulation.latencies[kind], part):.2f} s" if simulation.latencies[kind] else "-"
                 for kind in ("query", "bulk")
                 for part in (50, 99)
             ]

@@ -6,9 +6,11 @@ The time of one short request through Python, against a floor: the matrix produc
 back to back, with nothing around them. Medians. What HTTP costs besides: `http_speed.py`.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -70,9 +72,9 @@ def measure_latency() -> None:
             with kind(dtype=dtype) as model:
                 ask: Callable[[], object]
                 if isinstance(model, Embedder):
-                    ask, tokens = lambda model=model: model.embed_sync(query), sum(model.embed_sync(query).num_tokens)
+                    ask, tokens = partial(model.embed_sync, query), sum(model.embed_sync(query).num_tokens)
                 else:
-                    ask, tokens = lambda model=model: model.rerank_sync(pair), sum(model.rerank_sync(pair).num_tokens)
+                    ask, tokens = partial(model.rerank_sync, pair), sum(model.rerank_sync(pair).num_tokens)
                 seconds = median_seconds(ask, 500, 50)
             floors = floor_seconds(model.config, dtype, tokens)
             cells = [model.info.name, dtype, str(tokens), f"{seconds * 1e6:,.0f} us"]
@@ -81,5 +83,11 @@ def measure_latency() -> None:
             print(f"| {' | '.join(cells)} |", flush=True)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """The table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     measure_latency()
+
+
+if __name__ == "__main__":
+    main()

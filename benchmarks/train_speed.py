@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
-from transformers import Qwen3Config as TheirConfig
-from transformers import Qwen3Model
 
 from quernel.model.config import Qwen3Config
+from quernel.model.qwen3 import Qwen3
 from quernel.model.weights import load_model
 from quernel.train.contrastive import Terms, qwen3_contrastive
 from quernel.train.encode import Encoder
@@ -47,11 +47,11 @@ def loss_of(queries: Tensor, documents: Tensor) -> Tensor:
     return qwen3_contrastive(queries, documents, same, temperature=0.05, margin=None, terms=terms)
 
 
-def padded(model: Qwen3Model, rows: list[list[int]]) -> Tensor:
+def padded(model: "transformers.Qwen3Model", rows: list[list[int]]) -> Tensor:
     longest = max(map(len, rows))
     ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-    hidden = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
+    hidden: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state.float()
     return hidden[torch.arange(len(rows)), mask.sum(dim=1) - 1]
 
 
@@ -65,8 +65,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    theirs = Qwen3Model(
-        TheirConfig(
+    theirs = transformers.Qwen3Model(
+        transformers.Qwen3Config(
             vocab_size=VOCABULARY,
             hidden_size=options.width,
             intermediate_size=3 * options.width,
@@ -81,7 +81,7 @@ def main() -> None:
         theirs.save_pretrained(folder)
         config = Qwen3Config.load(Path(folder))
 
-        def own() -> torch.nn.Module:
+        def own() -> Qwen3:
             model = load_model(Path(folder), config, dtype=torch.float32, device=torch.device("cpu"))
             for parameter in model.parameters():
                 parameter.data = parameter.detach().clone()
@@ -122,7 +122,7 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, step in steps.items():
             started = time.perf_counter()
-            step().backward()
+            step().backward()  # type: ignore[no-untyped-call]
             found[name].append(time.perf_counter() - started)
     base = statistics.median(found["transformers, padded, float32"])
     print(

@@ -13,58 +13,53 @@ are drawn. `int8, stored` is what `quernel quantize` writes.
 import argparse
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import torch
-from builtin_quality import RetrievalSet
+from builtin_quality import NUM_RERANKED, measure
 from parity_full_size import make_checkpoint
 
 from quernel import Embedder
 from quernel.engine.runner import ModelRunner
 from quernel.engine.worker import run_aside
+from quernel.evaluate.run import Encoder, nearest
+from quernel.evaluate.tasks import Place, Retrieval, read_task
 from quernel.model.config import Qwen3Config
 from quernel.model.files import locate
 from quernel.model.heads import truncate_and_normalise
 from quernel.model.linear import choose_linear
 from quernel.model.quantise import write_quantised
 from quernel.model.weights import load_model
-from quernel.types import Truncate, Vectors
+from quernel.types import InputType, Vectors
 
 TYPES = ("float32", "bfloat16", "int8")
 STORED = "int8, stored"
-BATCH = 256
-
-
-def embed(model: Embedder, texts: Sequence[str], *, is_query: bool) -> Vectors:
-    """Vectors of many texts."""
-    parts = []
-    for start in range(0, len(texts), BATCH):
-        part = texts[start : start + BATCH]
-        encode = model.embed_queries if is_query else model.embed_documents
-        parts.append(encode(part, truncate=Truncate.END))
-    return np.concatenate(parts)
 
 
 def compare_trained(data: Path, sets: Sequence[str], name: str) -> None:
     """A row for each set and type."""
     print("| set | type | nDCG@10 | cosine to float32: least | 1st percentile | mean |\n|---|---|---:|---:|---:|---:|")
-    models = {dtype: Embedder(name, dtype=dtype) for dtype in TYPES}
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         write_quantised(locate(name).source, Path(folder))
-        models[STORED] = Embedder(folder)
-    for set_name in sets:
-        retrieval = RetrievalSet.load(data / set_name)
-        exact: Vectors | None = None
-        for dtype, model in models.items():
-            queries = embed(model, retrieval.queries, is_query=True)
-            documents = embed(model, retrieval.documents, is_query=False)
-            quality = retrieval.measure(retrieval.run(queries @ documents.T))
-            both = np.concatenate([queries, documents])
-            exact = both if exact is None else exact
-            cosines = (both * exact).sum(axis=1)
-            cells = (cosines.min(), np.percentile(cosines, 1), cosines.mean())
-            print(f"| {set_name} | {dtype} | {quality:.4f} | {' | '.join(f'{c:.5f}' for c in cells)} |", flush=True)
+        models = {dtype: stack.enter_context(Embedder(name, dtype=dtype)) for dtype in TYPES}
+        models[STORED] = stack.enter_context(Embedder(folder))
+        for set_name in sets:
+            task = read_task(Place(set_name, data / set_name))
+            assert isinstance(task, Retrieval)
+            exact: Vectors | None = None
+            for dtype, model in models.items():
+                encode = Encoder(model)
+                queries = encode(list(task.queries.values()), input_type=InputType.QUERY)
+                documents = encode(list(task.documents.values()), input_type=InputType.DOCUMENT)
+                quality = measure(task, nearest(task, queries, documents, NUM_RERANKED)).value
+                both = np.concatenate([queries, documents])
+                exact = both if exact is None else exact
+                cosines = (both * exact).sum(axis=1)
+                cells = (cosines.min(), np.percentile(cosines, 1), cosines.mean())
+                print(f"| {set_name} | {dtype} | {quality:.4f} | {' | '.join(f'{c:.5f}' for c in cells)} |", flush=True)
 
 
 def compare_random(layers: int, spread: float) -> None:
@@ -91,7 +86,7 @@ def compare_random(layers: int, spread: float) -> None:
 
 def main() -> None:
     """One table or the other."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--model", default="quernel/tiny-embedding")
     parser.add_argument("--sets", default="cranfield,cosqa,cmrc2018-zh")
