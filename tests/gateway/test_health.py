@@ -15,9 +15,10 @@ from quernel.gateway.health import (
 )
 
 
-def test_quantiles_are_right_to_a_bucket():
+@pytest.mark.parametrize("typical", [0.05, 30_000, 5_000_000])
+def test_quantiles_of_seconds_and_of_tokens_a_second_are_right_to_a_bucket(typical):
     draw = random.Random(0)
-    numbers = sorted(draw.lognormvariate(-3, 1) for _ in range(5000))
+    numbers = sorted(typical * draw.lognormvariate(0, 1) for _ in range(5000))
     histogram = Histogram()
     for number in numbers:
         histogram.observe(number, now=0.0)

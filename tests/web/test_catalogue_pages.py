@@ -112,9 +112,9 @@ def price_of(entry):
     """What a model costs, in words."""
     pricing, kind = entry["pricing"], entry["kind"]
     parts = [
-        (per_thousand(pricing["document"]), "/ 1K docs", kind == "reranker"),
-        (per_million(pricing["input"]), "/ M in" if kind == "chat" else "/ M", True),
-        (per_million(pricing["output"]), "/ M out", kind == "chat"),
+        (per_thousand(pricing["document"]), "/ 1K documents", kind == "reranker"),
+        (per_million(pricing["input"]), "/ M tokens in" if kind == "chat" else "/ M tokens", True),
+        (per_million(pricing["output"]), "/ M tokens out", kind == "chat"),
         (money(pricing["request"]), "/ request", True),
     ]
     return (
@@ -326,7 +326,7 @@ def test_a_page_says_of_a_model_what_the_api_does(served, browser, name):
 
 def test_prices_are_all_that_is_paid_for(browser):
     shown = {name: browser.open(f"/models/{quote(name)}").text for name in (CHAT, BY_REQUEST, ODD)}
-    assert "$2.00 / M in, $8.00 / M out" in shown[CHAT]
+    assert "$2.00 / M tokens in, $8.00 / M tokens out" in shown[CHAT]
     assert "$0.001 / request" in shown[BY_REQUEST]
     assert "Price free" in shown[ODD]
 
@@ -373,7 +373,7 @@ def test_models_are_compared_in_the_order_asked_for(served, browser, models):
         return
     found = [endpoints(served, name) for name in models]
     assert table["Price"] == [price_of(entry) for entry in found]
-    assert table["Latency, median of late"] == [milliseconds(entry["latency_ms"]) for entry in found]
+    assert table["Latency, recent median"] == [milliseconds(entry["latency_ms"]) for entry in found]
     assert table["Providers"] == [", ".join(entry["providers"]) for entry in found]
     assert all(len(cells) == len(models) for cells in table.values())
     if models == [SMALL, LARGE]:

@@ -236,11 +236,11 @@ def test_the_money_on_the_overview_is_the_apis(site):
         own = api.get("/v1/key").json()
         page = browser.open("/console")
         shown = [given["value"] for tag, given in page.tags if tag == "data"]
-        assert shown == [own["balance"][name] for name in ("available", "balance", "held", "spent")]
+        report = api.get("/v1/usage/report?by=model").json()["data"]
+        balance = [own["balance"][name] for name in ("available", "balance", "held", "spent")]
+        assert shown == [*balance, str(sum(Decimal(line["cost"]) for line in report))]
         for number in shown:
             assert rounded(number) in page.text
-        report = api.get("/v1/usage/report?by=model").json()["data"]
-        assert money(str(sum(Decimal(line["cost"]) for line in report))) in page.text
         month = next(window for window in own["limits"] if window["period"] == "month")
         assert f"{money(month['usd']['used'])} of {money(month['usd']['limit'])}" in page.text
         assert f"{month['tokens']['used']:,} of 5,000,000 tokens" in page.text

@@ -117,11 +117,13 @@ def test_no_digit_of_an_amount_is_lost(picos):
         ("0.00004999", "$0.00"),
         ("-0.00005", "-$0.0001"),
         ("-0.00001", "$0.00"),
-        ("12.34565", "$12.3457"),
-        ("9223372.036854775807", "$9,223,372.0369"),
+        ("0.99996", "$1.00"),
+        ("1.005", "$1.01"),
+        ("-12.34565", "-$12.35"),
+        ("9223372.036854775807", "$9,223,372.04"),
     ],
 )
-def test_an_amount_for_a_glance_has_four_places(dollars, shown):
+def test_an_amount_for_a_glance_is_to_the_cent_and_a_small_one_to_four_places(dollars, shown):
     assert rounded(dollars) == shown
 
 
@@ -155,8 +157,8 @@ def test_a_time_is_in_the_unit_that_fits(number, shown):
     ("share", "shown"), [(0, "0.0"), (0.9994, "99.9"), (0.99951, "100.0"), (1, "100.0"), (12.5, "1250.0")]
 )
 def test_a_share_is_in_percent(share, shown):
-    assert percent(share) == f"{shown}{GAP}%"
-    assert percent(0.123456, 3) == f"12.346{GAP}%"
+    assert percent(share) == f"{shown}%"
+    assert percent(0.123456, 3) == "12.346%"
 
 
 @pytest.mark.parametrize(

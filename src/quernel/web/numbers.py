@@ -35,8 +35,11 @@ def money(dollars: str | None) -> str:
 
 
 def rounded(dollars: str | None) -> str:
-    """An amount to four places, for a glance: it is on the page exactly, too."""
-    return NONE if dollars is None else money(str(Decimal(dollars).quantize(Decimal("0.0001"), ROUND_HALF_UP)))
+    """An amount for a glance, to the cent or, below a dollar, to four places; it is on the page exactly, too."""
+    if dollars is None:
+        return NONE
+    amount = Decimal(dollars)
+    return money(str(amount.quantize(Decimal("0.01" if abs(amount) >= 1 else "0.0001"), ROUND_HALF_UP)))
 
 
 def per_million(dollars: str | None) -> str:
@@ -59,8 +62,8 @@ def milliseconds(number: float | None) -> str:
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """A share of one: 99.9 %."""
-    return NONE if share is None else f"{share * 100:.{digits}f}\N{NO-BREAK SPACE}%"
+    """A share of one: 99.9%."""
+    return NONE if share is None else f"{share * 100:.{digits}f}%"
 
 
 def size(number: float | None) -> str:

@@ -9,9 +9,9 @@ Source: https://spec.openapis.org/oas/v3.1.0; its schemas are JSON Schema 2020-1
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -163,7 +163,7 @@ class Group:
     operations: tuple[Operation, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reference:
     """What the page shows.
 
@@ -181,30 +181,30 @@ class ReferencePage:
 
     def __init__(self) -> None:
         self._reference: Reference | None = None
-        self._operations: Callable[[str], Markup]
+        self._draw = lru_cache(maxsize=MOST_ADDRESSES)(draw_operations)
 
     async def show(self, request: Request) -> Response:
         """Answer with it."""
         pages = pages_of(request)
-        if self._reference is None:
-            reference = read_reference(await pages.api.get("/openapi.json", visitor_of(request)))
-            draw = partial(draw_operations, pages.templates.get_template("reference_operations.html"), reference)
-            self._reference, self._operations = reference, lru_cache(maxsize=MOST_ADDRESSES)(draw)
+        reference = self._reference
+        if reference is None:
+            reference = self._reference = read_reference(await pages.api.get("/openapi.json", visitor_of(request)))
         origin = pages.origin(request)
         return pages.show(
             request,
             "reference.html",
-            groups=self._reference.groups,
-            num_operations=sum(len(group.operations) for group in self._reference.groups),
-            num_errors=len(self._reference.errors),
+            groups=reference.groups,
+            num_operations=sum(len(group.operations) for group in reference.groups),
+            num_errors=len(reference.errors),
             origin=origin,
             key=KEY,
-            operations=self._operations(origin),
+            operations=self._draw(pages.templates, reference, origin),
         )
 
 
-def draw_operations(template: jinja2.Template, reference: Reference, origin: str) -> Markup:
+def draw_operations(templates: jinja2.Environment, reference: Reference, origin: str) -> Markup:
     """All operations: most of the page, and the same for all who come to the same address."""
+    template = templates.get_template("reference_operations.html")
     return Markup(template.render(groups=reference.groups, errors=reference.errors, origin=origin))
 
 
@@ -300,7 +300,8 @@ class _Reader:
         place: str = "",
     ) -> Field:
         may_be_left_out = is_sent and "default" in schema and schema["default"] is None
-        inner = [option for option in self._options(schema) if not (may_be_left_out and option.get("type") == "null")]
+        options = schema.get("anyOf", [schema])
+        inner = [option for option in options if not (may_be_left_out and option.get("type") == "null")]
         sentences = [schema.get("description"), *(option.get("description") for option in inner)]
         facts = list(_facts(schema, inner)) if is_sent else []
         return Field(
@@ -321,10 +322,6 @@ class _Reader:
         """The objects that a schema names, but not those that these name."""
         names = [name for name in _names(schema) if "properties" in self._schemas[name] and name not in within]
         return tuple(self.shape(name, is_sent=is_sent, within=within) for name in names)
-
-    def _options(self, schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-        """What a value may be, each thing by itself."""
-        return list(schema["anyOf"]) if "anyOf" in schema else [schema]
 
     def _words(self, schema: Mapping[str, Any], *, many: bool = False) -> Markup:
         """A type in words: `string, or list of strings or integers`."""
@@ -361,15 +358,12 @@ def _schema_of(part: Mapping[str, Any]) -> Mapping[str, Any]:
     return schema if media_type == "application/json" else {"type": media_type}
 
 
-def _names(schema: Any) -> list[str]:
+def _names(schema: Mapping[str, Any]) -> list[str]:
     """The schemas that a schema names, each once."""
-    if isinstance(schema, Mapping):
-        if "$ref" in schema:
-            return [_name(schema)]
-        inner = [schema[key] for key in ("items", "anyOf", "additionalProperties") if key in schema]
-    else:
-        inner = schema if isinstance(schema, list) else []
-    return list(dict.fromkeys(name for one in inner for name in _names(one)))
+    if "$ref" in schema:
+        return [_name(schema)]
+    held = (schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), Mapping))
+    return list(dict.fromkeys(name for part in (*schema.get("anyOf", ()), *held) for name in _names(part)))
 
 
 def _name(reference: Mapping[str, str]) -> str:

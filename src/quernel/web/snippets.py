@@ -60,7 +60,7 @@ def within_quotes(text: str, language: str) -> str:
 
 def curl(origin: str, path: str, body: Mapping[str, Any]) -> str:
     """A request as a command of a shell, for any body."""
-    shown = orjson.dumps(body, option=orjson.OPT_INDENT_2).decode().replace("'", "'\\''")
+    shown = orjson.dumps(body, option=orjson.OPT_INDENT_2).decode().replace("\n", "\n  ").replace("'", "'\\''")
     return (
         f'curl {shlex.quote(origin + path)} \\\n  -H "authorization: Bearer ${KEY}" \\\n'
         f"  -H 'content-type: application/json' \\\n  -d '{shown}'"

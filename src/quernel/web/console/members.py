@@ -10,7 +10,7 @@ ROLES = {
     "viewer": "sees keys, money and usage",
     "member": "also asks models",
     "admin": "also manages keys, settings and members",
-    "owner": "the same; the account is theirs",
+    "owner": "as admin, and the account is theirs",
 }
 """Role to what it allows."""
 

@@ -3,7 +3,7 @@
 What was asked and answered is kept nowhere, so it is not here either.
 """
 
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -19,7 +19,7 @@ MOST_LISTED = "1000"
 async def list_requests(desk: Desk) -> Response:
     """A page of requests."""
     query = {name: desk.query(name) for name in FILTERS}
-    found, problem = await desk.listed("/v1/usage", **desk.of, **query)
+    found, problem = await desk.listed("/v1/usage", **desk.of, **{**query, "end": _next_day(query["end"])})
     models = (await desk.get("/v1/models"))["data"]
     return desk.show(
         "requests.html",
@@ -33,6 +33,14 @@ async def list_requests(desk: Desk) -> Response:
             "provider": sorted({slug for model in models for slug in model["providers"]}),
         },
     )
+
+
+def _next_day(day: str) -> str:
+    """Where a span ends of which a day is the last; what is no day is for the API to refuse."""
+    try:
+        return (date.fromisoformat(day) + timedelta(days=1)).isoformat()
+    except ValueError:
+        return day
 
 
 async def show_request(desk: Desk) -> Response:

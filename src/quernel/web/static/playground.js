@@ -193,6 +193,7 @@ function slide(outcome, { whole, hasQuery, numbers }) {
     }));
     nearest.forEach((other, index) => {
       neighbours[index].textContent = labels[other];
+      neighbours[index].classList.toggle("query", labels[other] === "Q");
       likenesses[index].textContent = similarities[index][other].toFixed(2);
     });
   }
