@@ -1,6 +1,8 @@
+import dataclasses
 import json
 import re
 from html.parser import HTMLParser
+from typing import Annotated
 
 import msgspec
 import pytest
@@ -19,6 +21,33 @@ def test_every_route_and_nothing_else_is_described(served):
     paths = served.client.get("/openapi.json").json()["paths"]
     described = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert described == {(endpoint.method, endpoint.path.replace(":path", "")) for endpoint in ENDPOINTS}
+
+
+def test_every_route_has_one_tag_and_every_tag_a_route():
+    document = build_openapi(ENDPOINTS)
+    tags = [tag["name"] for tag in document["tags"]]
+    used = [operation["tags"] for methods in document["paths"].values() for operation in methods.values()]
+    assert all(len(one) == 1 for one in used)
+    assert list(dict.fromkeys(name for (name,) in used)) == tags  # routes of a tag stand together
+
+
+def test_fields_of_a_query_and_of_headers_are_parameters():
+    class Asked(msgspec.Struct):
+        which: Annotated[str, msgspec.Meta(description="Which one.")] = msgspec.field(name="x-which")
+        many: int = 1
+
+    route = dataclasses.replace(ENDPOINTS[0], path="/{name:path}", query=Asked, headers=Asked)
+    document = build_openapi([route])
+    parameters = document["paths"]["/{name}"]["post"]["parameters"]
+    assert [(one["name"], one["in"], one["required"]) for one in parameters] == [
+        ("name", "path", True),
+        ("x-which", "query", True),
+        ("many", "query", False),
+        ("x-which", "header", True),
+        ("many", "header", False),
+    ]
+    assert parameters[3]["description"] == "Which one."
+    assert "Asked" not in document["components"]["schemas"]
 
 
 def test_every_reference_leads_somewhere():

@@ -305,7 +305,7 @@ class FaultyProvider:
         wire_format: What it speaks.
         script: What it does with each request in turn.
         model: The name whose vectors it gives, whatever it is asked for; by default the name that is asked for.
-        dimensions: Length of its full vectors.
+        dimensions: Length of its full vectors; where models differ, that of each by its name.
         max_tokens: Longest text that it reads.
         tls: For https.
 
@@ -403,9 +403,8 @@ class FaultyProvider:
 
     async def _ask(self, request, name):
         if isinstance(request, EmbeddingRequest):
-            model = FakeEmbeddingModel(
-                name or "fake/embedding", dimensions=self._dimensions, max_tokens=self._max_tokens
-            )
+            dimensions = self._dimensions if isinstance(self._dimensions, int) else self._dimensions[name]
+            model = FakeEmbeddingModel(name or "fake/embedding", dimensions=dimensions, max_tokens=self._max_tokens)
             self._models["embedding"] = model
             return await model.embed(request)
         return await FakeRerankModel(name or "fake/reranker", max_tokens=self._max_tokens).rerank(request)
@@ -425,8 +424,9 @@ class FaultyProvider:
         frame = {"transfer-encoding": "chunked"} if chunked else {"content-length": str(len(answer.body))}
         headers = {"content-type": "application/json", **answer.headers, **frame}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        writer.write(f"HTTP/1.1 {answer.status} {REASON}\r\n{head}\r\n".encode())
+        first = f"HTTP/1.1 {answer.status} {REASON}\r\n{head}\r\n".encode()
         if chunked:
+            writer.write(first)
             await writer.drain()
             for piece in answer.pieces:
                 await asyncio.sleep(answer.gap)
@@ -434,7 +434,8 @@ class FaultyProvider:
                 await writer.drain()
             writer.write(b"0\r\n\r\n")
         else:
-            writer.write(answer.body[: answer.cut])
+            # At once: the rest would wait for the other side to acknowledge the head, which takes it 40 ms.
+            writer.write(first + answer.body[: answer.cut])
         await writer.drain()
         return answer.cut is None
 

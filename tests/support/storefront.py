@@ -1,12 +1,15 @@
 """A gateway with its pages on this machine, and a browser without scripts to look at them with."""
 
+import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import trustme
 
 from quernel.cli.gateway import doors_of
 from quernel.gateway.app import create_gateway_app
@@ -60,9 +63,15 @@ def storefront(
     issuers=(),
     environment=None,
     root_path="",
+    https=False,
+    prepare=lambda parts: None,
     **settings,
 ):
-    """A gateway with pages on SQLite in that folder; by default with two providers, of which one is switched off."""
+    """A gateway with pages on SQLite in that folder; by default with two providers, of which one is switched off.
+
+    `https` gives it a certificate that nobody but its own client trusts; `prepare` does something with its parts before
+    it is served.
+    """
     parts = open_gateway(
         GatewayConfig(**settings),
         database=f"sqlite:///{folder}/gateway.db",
@@ -70,7 +79,9 @@ def storefront(
         local=fakes() if local is None else local,
         environment=environment or {},
     )
-    config = ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False, root_path=root_path)
+    prepare(parts)
+    certificate, verify = make_certificate(Path(folder)) if https else ({}, True)
+    config = ServerConfig(port=0, shutdown_grace_seconds=1, access_log=False, root_path=root_path, **certificate)
     fetch = partial(fetch_json_document, session=parts.http)
     app = Storefront(
         create_gateway_app(parts, config=config),
@@ -80,8 +91,20 @@ def storefront(
         doors=[CodeFlow(door, fetch) for door in doors_of(issuers, environment or {})],
     )
     headers = {"authorization": f"Bearer {parts.first_key}"}
-    with no_canaries(), running(app, config) as url, httpx.Client(base_url=url, headers=headers, timeout=30) as http:
+    options = {"headers": headers, "timeout": 30, "verify": verify}
+    with no_canaries(), running(app, config) as url, httpx.Client(base_url=url, **options) as http:
         yield Served(url, parts.first_key, parts, http)
+
+
+def make_certificate(folder):
+    """Settings of a server that speaks TLS on this machine, and what a client trusts it by."""
+    authority, trusted = trustme.CA(), ssl.create_default_context()
+    made = authority.issue_cert("127.0.0.1")
+    files = {"tls_cert": folder / "chain.pem", "tls_key": folder / "key.pem"}
+    files["tls_cert"].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
+    files["tls_key"].write_bytes(made.private_key_pem.bytes())
+    authority.configure_trust(trusted)
+    return files, trusted
 
 
 @dataclass

@@ -41,6 +41,7 @@ PAGES = [
     "/compare",
     "/playground",
     "/sign-in",
+    "/docs",
     "/models/none",
     "/static/",
 ]

@@ -5,7 +5,7 @@ Source: https://spec.openapis.org/oas/v3.1.0; its schemas are JSON Schema 2020-1
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -31,16 +31,16 @@ def build_openapi(endpoints: Sequence[Endpoint], *, root_path: str = "") -> dict
     """
     errors = (dialect.shape for endpoint in endpoints for dialect in endpoint.error_dialects)
     shapes = {shape for endpoint in endpoints for shape in (*endpoint.body, *endpoint.reply)} | set(errors)
-    queries = {endpoint.query for endpoint in endpoints if endpoint.query is not None}
-    ordered = sorted(shapes | queries, key=str)
+    asked = {shape for endpoint in endpoints for shape in (endpoint.query, endpoint.headers) if shape is not None}
+    ordered = sorted(shapes | asked, key=str)
     references, schemas = msgspec.json.schema_components(ordered, ref_template=REFERENCE)
     reference_of = dict(zip(ordered, references, strict=True))
     paths: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     for endpoint in endpoints:
-        asked = {} if endpoint.query is None else schemas[endpoint.query.__name__]
-        paths[_path(endpoint)][endpoint.method.lower()] = _operation(endpoint, reference_of, asked)
-    for query in queries:  # their fields are parameters of the routes
-        del schemas[query.__name__]
+        paths[_path(endpoint)][endpoint.method.lower()] = _operation(endpoint, reference_of, schemas)
+    for shape in asked:  # their fields are parameters of the routes
+        del schemas[shape.__name__]
+    tags = dict.fromkeys(endpoint.tag for endpoint in endpoints)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -49,6 +49,7 @@ def build_openapi(endpoints: Sequence[Endpoint], *, root_path: str = "") -> dict
             "description": "Embeddings and reranking with the Qwen3 models.",
         },
         "servers": [{"url": root_path or "/"}],
+        "tags": [{"name": tag.name, "description": tag.about} for tag in tags],
         "paths": dict(paths),
         "components": {"schemas": schemas},
     }
@@ -59,22 +60,21 @@ def _path(endpoint: Endpoint) -> str:
 
 
 def _operation(
-    endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]], query: Mapping[str, Any]
+    endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]], schemas: Mapping[str, Any]
 ) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": "_".join((endpoint.method.lower(), *WORD.findall(_path(endpoint)))),
         "summary": endpoint.summary,
+        "tags": [endpoint.tag.name],
         "responses": _responses(endpoint, reference_of),
     }
     parameters = [
         {"name": match["name"], "in": "path", "required": True, "schema": {"type": "string"}}
         for match in PARAMETER.finditer(endpoint.path)
     ]
-    for name, schema in query.get("properties", {}).items():
-        described = {"description": schema["description"]} if "description" in schema else {}
-        shape = {key: value for key, value in schema.items() if key not in ("description", "default")}
-        is_required = name in query.get("required", ())
-        parameters.append({"name": name, "in": "query", "required": is_required, **described, "schema": shape})
+    for place, shape in (("query", endpoint.query), ("header", endpoint.headers)):
+        if shape is not None:
+            parameters += _parameters(place, schemas[shape.__name__])
     if parameters:
         operation["parameters"] = parameters
     if endpoint.body:
@@ -83,6 +83,14 @@ def _operation(
             "content": {"application/json": {"schema": _any_of(endpoint.body, reference_of)}},
         }
     return operation
+
+
+def _parameters(place: str, shape: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The fields of a shape as parameters of a route."""
+    for name, schema in shape["properties"].items():
+        described = {"description": schema["description"]} if "description" in schema else {}
+        kept = {key: value for key, value in schema.items() if key not in ("description", "default")}
+        yield {"name": name, "in": place, "required": name in shape.get("required", ()), **described, "schema": kept}
 
 
 def _responses(endpoint: Endpoint, reference_of: Mapping[Any, dict[str, Any]]) -> dict[str, Any]:

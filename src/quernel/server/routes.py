@@ -114,6 +114,30 @@ class StatusReply(Struct):
     status: str
 
 
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """What some routes have in common; clients that are made from the description have a part for each.
+
+    Attributes:
+        name: Its name.
+        about: What the routes are for, as one sentence.
+    """
+
+    name: str
+    about: str
+
+
+VECTORS = Tag("Vectors", "Texts to vectors, in the wire formats of OpenAI, Jina, Voyage and Cohere.")
+RERANKING = Tag(
+    "Reranking", "Documents in the order of their relevance to a query, in the wire formats of Jina, Voyage and Cohere."
+)
+COMPATIBLE = Tag(
+    "Other systems", "What clients of TEI, vLLM and Infinity ask for, at the paths where they look for it."
+)
+MODELS = Tag("Models", "The models that can be asked, and the instructions that they know.")
+SERVER = Tag("This server", "Whether it is well, what it has counted, and this description.")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """A route.
@@ -123,7 +147,9 @@ class Endpoint:
         path: Its path; `{name:path}` is a parameter that may hold slashes.
         handler: What answers.
         summary: What it gives, as one sentence.
+        tag: What it is listed under.
         query: Shape of what its URL may say after the question mark.
+        headers: Shape of the headers that its requests have besides those of all.
         body: Shape of its request; several where its fields tell which one it is.
         reply: Shape of its reply, for each shape of its request; empty where that is no JSON of ours.
         media_type: Type of its reply.
@@ -135,7 +161,9 @@ class Endpoint:
     path: str
     handler: Handler
     summary: str
+    tag: Tag
     query: type[Struct] | None = None
+    headers: type[Struct] | None = None
     body: tuple[type[Struct], ...] = ()
     reply: tuple[Any, ...] = ()
     media_type: str = "application/json"
@@ -148,6 +176,7 @@ EMBEDDINGS = Endpoint(
     path="/v1/embeddings",
     handler=handlers.embeddings,
     summary="Vectors for texts, as OpenAI, Jina, Voyage and mistral.rs have it.",
+    tag=VECTORS,
     body=(EmbeddingBody,),
     reply=(EmbeddingReply,),
     errors=EMBED_ERRORS,
@@ -157,6 +186,7 @@ RERANK = Endpoint(
     path="/v1/rerank",
     handler=handlers.rerank_documents,
     summary="Documents in the order of their relevance to a query, as Jina, Voyage and Cohere (v1) have it.",
+    tag=RERANKING,
     body=(RerankBody,),
     reply=(RerankReply,),
     errors=RERANK_ERRORS,
@@ -166,6 +196,7 @@ SCORE = Endpoint(
     path="/v1/score",
     handler=handlers.vllm_score,
     summary="Scores of pairs of a query and a document, as vLLM has it.",
+    tag=COMPATIBLE,
     body=(ScoreBody,),
     reply=(ScoreReply,),
     errors=RERANK_ERRORS,
@@ -175,6 +206,7 @@ HEALTH = Endpoint(
     path="/health",
     handler=handlers.health,
     summary="200 as long as the process answers.",
+    tag=SERVER,
     reply=(StatusReply,),
 )
 TEI_EMBED = Endpoint(
@@ -182,21 +214,30 @@ TEI_EMBED = Endpoint(
     path="/embed",
     handler=handlers.tei_embed,
     summary="Vectors for texts as a bare list, as TEI has it.",
+    tag=COMPATIBLE,
     body=(TeiEmbedBody,),
     reply=(list[list[float]],),
     error_dialects=(TEI_ERRORS,),
     errors=EMBED_ERRORS,
 )
 
+METRICS = Endpoint(
+    method="GET",
+    path="/metrics",
+    handler=handlers.metrics,
+    summary="Counts and gauges in the text format of Prometheus.",
+    tag=SERVER,
+    media_type="text/plain",
+)
+
 ENDPOINTS = (
     EMBEDDINGS,
-    replace(EMBEDDINGS, path="/embeddings", summary="The same, where clients of TEI and Infinity look for it."),
-    RERANK,
     Endpoint(
         method="POST",
         path="/v2/embed",
         handler=handlers.cohere_embed,
         summary="Vectors for texts in several kinds of numbers, as Cohere (v2) has it.",
+        tag=VECTORS,
         body=(CohereEmbedBody,),
         reply=(CohereEmbedReply,),
         errors=EMBED_ERRORS,
@@ -206,24 +247,34 @@ ENDPOINTS = (
         path="/v1/embed",
         handler=partial(handlers.cohere_embed, version="1"),
         summary="Vectors for texts, as Cohere (v1) has it, which LangChain asks for.",
+        tag=VECTORS,
         body=(CohereEmbedBody,),
         reply=(CohereFloatsReply, CohereEmbedReply),
         errors=EMBED_ERRORS,
     ),
+    RERANK,
     Endpoint(
         method="POST",
         path="/v2/rerank",
         handler=handlers.cohere_rerank,
         summary="Documents in the order of their relevance to a query, as Cohere (v2) has it.",
+        tag=RERANKING,
         body=(CohereRerankBody,),
         reply=(CohereRerankReply,),
         errors=RERANK_ERRORS,
+    ),
+    replace(
+        EMBEDDINGS,
+        path="/embeddings",
+        tag=COMPATIBLE,
+        summary="The same as `/v1/embeddings`, where clients of TEI and Infinity look for it.",
     ),
     Endpoint(
         method="POST",
         path="/rerank",
         handler=handlers.rerank_any,
         summary="With `texts`, TEI's request and reply; else the same as `/v1/rerank`.",
+        tag=COMPATIBLE,
         body=(RerankBody, TeiRerankBody),
         reply=(RerankReply, list[TeiRank]),
         error_dialects=(UNION, TEI_ERRORS),
@@ -235,6 +286,7 @@ ENDPOINTS = (
         path="/",
         handler=handlers.tei_root,
         summary="With `query` TEI's `/rerank`, else its `/embed`.",
+        tag=COMPATIBLE,
         body=(TeiEmbedBody, TeiRerankBody),
         reply=(list[list[float]], list[TeiRank]),
         error_dialects=(TEI_ERRORS,),
@@ -245,6 +297,7 @@ ENDPOINTS = (
         path="/similarity",
         handler=handlers.tei_similarity,
         summary="Cosines of sentences to one, as TEI has it.",
+        tag=COMPATIBLE,
         body=(SimilarityBody,),
         reply=(list[float],),
         error_dialects=(TEI_ERRORS,),
@@ -255,6 +308,7 @@ ENDPOINTS = (
         path="/tokenize",
         handler=handlers.tei_tokenize,
         summary="The tokens of texts, as TEI has it.",
+        tag=COMPATIBLE,
         body=(TokenizeBody,),
         reply=(list[list[TokenReply]],),
         error_dialects=(TEI_ERRORS,),
@@ -265,6 +319,7 @@ ENDPOINTS = (
         path="/decode",
         handler=handlers.tei_decode,
         summary="The texts of token ids, as TEI has it.",
+        tag=COMPATIBLE,
         body=(DecodeBody,),
         reply=(list[str],),
         error_dialects=(TEI_ERRORS,),
@@ -275,6 +330,7 @@ ENDPOINTS = (
         path="/info",
         handler=handlers.tei_info,
         summary="The first model and the server's limits, as TEI has it.",
+        tag=COMPATIBLE,
         reply=(InfoReply,),
         error_dialects=(TEI_ERRORS,),
         errors=(*ASKED, ModelNotFoundError, ModelNotReadyError),
@@ -286,6 +342,7 @@ ENDPOINTS = (
         path="/pooling",
         handler=handlers.vllm_pooling,
         summary="Vectors for texts, as vLLM has it.",
+        tag=COMPATIBLE,
         body=(PoolingBody,),
         reply=(PoolingReply,),
         errors=EMBED_ERRORS,
@@ -295,6 +352,7 @@ ENDPOINTS = (
         path="/v1/models",
         handler=handlers.list_models,
         summary="The models that are served, as OpenAI has it.",
+        tag=MODELS,
         reply=(ModelListReply,),
         errors=ASKED,
     ),
@@ -303,6 +361,7 @@ ENDPOINTS = (
         path="/v1/models/{name:path}",
         handler=handlers.describe_model,
         summary="One model.",
+        tag=MODELS,
         reply=(ModelReply,),
         errors=(*ASKED, ModelNotFoundError),
     ),
@@ -311,6 +370,7 @@ ENDPOINTS = (
         path="/v1/instructions",
         handler=handlers.list_instructions,
         summary="The instructions that `prompt_name` may name: those of the family's evaluation.",
+        tag=MODELS,
         reply=(InstructionListReply,),
         errors=ASKED,
     ),
@@ -319,6 +379,7 @@ ENDPOINTS = (
         path="/v1/models/load",
         handler=handlers.load_model,
         summary="Load one more model, or one again; answers when it is loaded. Needs the admin key.",
+        tag=MODELS,
         body=(LoadBody,),
         reply=(ModelReply,),
         errors=LOAD_ERRORS,
@@ -328,6 +389,7 @@ ENDPOINTS = (
         path="/v1/models/unload",
         handler=handlers.unload_model,
         summary="Give a model's memory back, when its requests are through. Needs the admin key.",
+        tag=MODELS,
         body=(ModelBody,),
         reply=(ModelStatusReply,),
         errors=(*BODY_ERRORS, PermissionDeniedError, ModelNotFoundError, ModelNotReadyError),
@@ -337,6 +399,7 @@ ENDPOINTS = (
         path="/v1/models/reload",
         handler=handlers.reload_model,
         summary="Load a model again that was unloaded or failed. Needs the admin key.",
+        tag=MODELS,
         body=(ModelBody,),
         reply=(ModelStatusReply,),
         errors=(*LOAD_ERRORS, ModelNotFoundError),
@@ -346,38 +409,36 @@ ENDPOINTS = (
         path="/v1/models/status",
         handler=handlers.model_status,
         summary="Whether a model takes requests, as mistral.rs has it.",
+        tag=MODELS,
         body=(ModelBody,),
         reply=(ModelStatusReply,),
         errors=(*BODY_ERRORS, ModelNotFoundError),
     ),
     HEALTH,
-    replace(HEALTH, path="/ping", summary="The same, where SageMaker looks for it."),
+    replace(HEALTH, path="/ping", summary="The same as `/health`, where SageMaker looks for it."),
     Endpoint(
         method="GET",
         path="/ready",
         handler=handlers.ready,
         summary="200 when all models are loaded and have answered once, 503 before.",
+        tag=SERVER,
         reply=(StatusReply,),
         errors=(UnavailableError,),
     ),
-    Endpoint(
-        method="GET",
-        path="/metrics",
-        handler=handlers.metrics,
-        summary="Counts and gauges in the text format of Prometheus.",
-        media_type="text/plain",
-    ),
+    METRICS,
     Endpoint(
         method="GET",
         path="/openapi.json",
         handler=handlers.openapi,
         summary="This description, for machines.",
+        tag=SERVER,
     ),
     Endpoint(
         method="GET",
         path="/docs",
         handler=handlers.docs,
         summary="This description, for people.",
+        tag=SERVER,
         media_type="text/html",
     ),
 )

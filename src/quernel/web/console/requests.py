@@ -1,6 +1,6 @@
 """Requests, the newest first, and a page for each: who served it, what was tried, how long it took and what it cost.
 
-What was asked and answered is kept nowhere, so it is not here either.
+What was asked and answered is not in the books, so it is not here either.
 """
 
 from datetime import date, datetime, timedelta

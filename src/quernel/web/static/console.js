@@ -12,4 +12,10 @@ window.addEventListener("pageshow", () => {
 });
 
 // On a phone the navigation is a row that scrolls: this page's own name is to be seen in it.
-document.querySelector(".console > nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
+// Not by scrollIntoView, which has the keyboard begin there rather than at the top of the page.
+const here = document.querySelector(".console > nav [aria-current]");
+if (here) {
+  const row = here.parentElement;
+  const left = here.getBoundingClientRect().left - row.getBoundingClientRect().left;
+  row.scrollLeft += left - (row.clientWidth - here.offsetWidth) / 2;
+}
