@@ -19,7 +19,7 @@ from quernel.cli.settings import SECTIONS, declaration, default_text, environmen
 from quernel.errors import QuernelError
 from quernel.gateway.admin_routes import ADMIN
 from quernel.gateway.metrics import GATEWAY_MEASURES
-from quernel.gateway.routes import OWN, SDK
+from quernel.gateway.routes import CHAT, OWN, SDK
 from quernel.protocols.error_body import error_type
 from quernel.protocols.tei import TEI_ERRORS
 from quernel.server.metrics import MEASURES, PROCESS_MEASURES, Measure
@@ -153,9 +153,11 @@ def routes_page(endpoints: Sequence[Endpoint], title: str, about: str) -> str:
         operation = document["paths"][path][endpoint.method.lower()]
         blocks.append(f"### `{endpoint.method} {path}`")
         blocks.append(endpoint.summary)
-        asked = [parameter for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
-        if asked:
-            fields = ["| query | type | |", "| --- | --- | --- |"]
+        for place in ("header", "query"):
+            asked = [parameter for parameter in operation.get("parameters", ()) if parameter["in"] == place]
+            if not asked:
+                continue
+            fields = [f"| {place} | type | |", "| --- | --- | --- |"]
             for parameter in asked:
                 required = " (required)" if parameter["required"] else ""
                 shown = schema_type(parameter["schema"])
@@ -370,7 +372,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
         ENDPOINTS, "Routes", "What `quernel serve` answers; [HTTP](http.md) says what is common to all routes."
     ),
     "gateway.md": lambda: routes_page(
-        (*SDK, *OWN, *ADMIN),
+        (*SDK, CHAT, *OWN, *ADMIN),
         "Routes of the gateway",
         "What `quernel gateway` answers besides the [routes](routes.md) of a server that ask models: the AI SDK's, the "
         "catalogue, money, and all that `quernel keys`, `accounts`, `usage` and `providers` do, over HTTP. Errors "
