@@ -112,7 +112,8 @@ function explore(root, milliseconds) {
   if (!outcome) return;
   const trip = outcome.querySelector("[data-round-trip]");
   const seconds = milliseconds / 1000;
-  trip.querySelector("dd").textContent = seconds >= 1 ? `${seconds.toFixed(1)} s` : `${milliseconds.toFixed(0)} ms`;
+  const taken = seconds >= 1 ? `${seconds.toFixed(1)} s` : `${milliseconds.toFixed(0)} ms`;
+  trip.textContent = `${taken} round trip`;
   trip.hidden = false;
   for (const kind of ["pointerover", "pointerout"]) {
     outcome.addEventListener(kind, (event) => {
