@@ -91,7 +91,8 @@ TEXTS = [
 @pytest.mark.parametrize(("change", "name", "most"), TEXTS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_a_text_fills_its_column_and_one_that_is_longer_is_refused_by_name(database, account, change, name, most):
     def said(length):
-        return changed(database, lambda editor: change(editor, account, **{name: "x" * length}))
+        text = "x|".ljust(length, "x") if name == "subject" else "x" * length
+        return changed(database, lambda editor: change(editor, account, **{name: text}))
 
     said(most)
     before = audited(database)
@@ -110,6 +111,13 @@ def test_tags_of_a_key_fit_together_into_the_column_of_a_request(database, accou
     changed(database, lambda editor: change(editor, account, tags=["x" * half, "y" * (half - 1), "x" * half, " "]))
     with pytest.raises(InvalidRequestError, match=f"tags has {MOST_LABEL + 1} letters, more than {MOST_LABEL}"):
         changed(database, lambda editor: change(editor, account, tags=["x" * half, "y" * half]))
+
+
+@pytest.mark.parametrize("subject", ["ada", "ada@example.com", "|ada", "idp|", "|"])
+def test_a_member_is_somebody_at_an_issuer(database, account, subject):
+    with pytest.raises(InvalidRequestError, match="names nobody at an issuer") as refusal:
+        changed(database, lambda editor: set_member(editor, account, subject))
+    assert (refusal.value.param, audited(database)) == ("subject", [])
 
 
 def test_an_actor_fits_into_the_audit(database, account):

@@ -225,9 +225,20 @@ class Editor:
         return entered
 
     def set_member(self, account: str, subject: str, role: Role, *, email: str | None = None) -> Member:
-        """Let somebody act for an account, or change what they may do. Errors as `accounts.set_member`."""
+        """Let somebody act for an account, or change what they may do.
+
+        Raises:
+            InvalidRequestError: The subject names no issuer.
+            QuernelError: As `accounts.set_member` raises.
+        """
         _require_words(subject=subject)
         _require_fitting(schema.members, subject=subject, email=email)
+        if not all(subject.partition("|")):
+            raise InvalidRequestError(
+                f"{subject} names nobody at an issuer.",
+                param="subject",
+                hint="Write the issuer's name here, a bar, and their subject there: google|1093.",
+            )
         member = accounts.set_member(self.connection, account, subject, role, now=self.now, email=email)
         self._note("member.set", account, {"subject": subject, "role": role.value, "email": member.email})
         return member
