@@ -10,8 +10,8 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 serve: $(VENV)/.runs  ## serve the built-in models on http://127.0.0.1:1234 (MODEL="..." PORT=...)
 	$(BIN)/quernel serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
-test: $(VENV)/.tests  ## run the tests, in three processes: some wait (ARGS="-k embed")
-	$(BIN)/pytest --numprocesses 3 --dist loadfile $(ARGS)
+test: $(VENV)/.tests  ## run the tests, in two processes (ARGS="-k embed")
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.checks  ## lint, types, import layers, generated documentation
 	$(BIN)/ruff check .
