@@ -3,11 +3,9 @@
 import json
 import logging
 import socket
-import ssl
 
 import httpx
 import pytest
-import trustme
 from starlette.testclient import TestClient
 
 from quernel.errors import SettingsError
@@ -15,24 +13,17 @@ from quernel.server.app import create_app
 from quernel.server.config import ServerConfig
 from quernel.server.serve import JsonFormatter, bind, running, url_of
 from quernel.testing import FakeEmbeddingModel
+from tests.support.certificates import make_certificate
 
 BODY = {"input": "a"}
 
 
 def test_https(tmp_path):
-    authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    for part in certificate.cert_chain_pems:
-        part.write_to_path(tmp_path / "cert.pem", append=True)
-    config = ServerConfig(
-        port=0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem", shutdown_grace_seconds=1
-    )
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
+    certificate, trusted = make_certificate(tmp_path)
+    config = ServerConfig(port=0, shutdown_grace_seconds=1, **certificate)
     with running(create_app([FakeEmbeddingModel()], config=config), config) as url:
         assert url.startswith("https://")
-        assert httpx.post(url + "/v1/embeddings", json=BODY, verify=context).status_code == 200
+        assert httpx.post(url + "/v1/embeddings", json=BODY, verify=trusted).status_code == 200
 
 
 @pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="this system has no Unix sockets")

@@ -1,6 +1,5 @@
 """A gateway with its pages on this machine, and a browser without scripts to look at them with."""
 
-import ssl
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -9,7 +8,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
-import trustme
 
 from quernel.cli.gateway import doors_of
 from quernel.gateway.app import create_gateway_app
@@ -23,6 +21,7 @@ from quernel.web.code_flow import CodeFlow
 from quernel.web.config import WebConfig
 from quernel.web.storefront import Storefront
 from tests.support.canaries import no_canaries
+from tests.support.certificates import make_certificate
 from tests.support.gateway import Served
 
 EMBEDDER, RERANKER = "fake/embedding", "fake/reranker"
@@ -94,17 +93,6 @@ def storefront(
     options = {"headers": headers, "timeout": 30, "verify": verify}
     with no_canaries(), running(app, config) as url, httpx.Client(base_url=url, **options) as http:
         yield Served(url, parts.first_key, parts, http)
-
-
-def make_certificate(folder):
-    """Settings of a server that speaks TLS on this machine, and what a client trusts it by."""
-    authority, trusted = trustme.CA(), ssl.create_default_context()
-    made = authority.issue_cert("127.0.0.1")
-    files = {"tls_cert": folder / "chain.pem", "tls_key": folder / "key.pem"}
-    files["tls_cert"].write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
-    files["tls_key"].write_bytes(made.private_key_pem.bytes())
-    authority.configure_trust(trusted)
-    return files, trusted
 
 
 @dataclass

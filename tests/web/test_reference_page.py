@@ -16,10 +16,11 @@ import pytest
 from markupsafe import escape
 
 from quernel.gateway.routes import GATEWAY_ENDPOINTS, TAGS
+from quernel.protocols.fields import CHANGES_NOTHING
 from quernel.server.openapi import build_openapi
 from quernel.web.config import WebConfig
 from quernel.web.pages import HEADERS, make_templates
-from quernel.web.reference import IGNORED, MOST_ADDRESSES, _Reader, draw_operations, read_reference
+from quernel.web.reference import MOST_ADDRESSES, _Reader, draw_operations, read_reference
 from quernel.web.snippets import KEY
 from quernel.web.storefront import Storefront
 from tests.support.storefront import Browser, Page, storefront
@@ -202,7 +203,9 @@ def test_every_field_of_every_operation_is_there(shown, document, described):
         bodies = [said["requestBody"]] if "requestBody" in said else []
         for body in (*bodies, said["responses"]["200"]):
             for shape in shapes_of(document, body["content"]):
-                expected += [key for key, schema in shape["properties"].items() if schema.get("description") != IGNORED]
+                expected += [
+                    key for key, schema in shape["properties"].items() if schema.get("description") != CHANGES_NOTHING
+                ]
         assert sorted(shown[name].terms) == sorted(expected), name
         seen += len(expected)
     assert seen > 300
@@ -219,7 +222,7 @@ def test_what_a_request_must_have_is_marked_and_comes_first(shown):
 
 def test_fields_that_change_nothing_are_one_line(shown, document):
     fields = document["components"]["schemas"]["RerankBody"]["properties"]
-    ignored = [name for name, schema in fields.items() if schema.get("description") == IGNORED]
+    ignored = [name for name, schema in fields.items() if schema.get("description") == CHANGES_NOTHING]
     assert len(ignored) > 3
     one = shown["post_v1_rerank"]
     assert not set(ignored) & set(one.terms)
@@ -516,7 +519,7 @@ def test_hostile_texts_stay_texts():
     plain = tags_of(drawn(document_of({"enum": ["a"], "default": "a", "examples": ["a"], "description": "`a`"})))
     shapes = document["components"]["schemas"]
     shapes["Body"] |= {"description": HOSTILE, "required": [HOSTILE]}
-    shapes["Body"]["properties"] |= {HOSTILE: {"type": HOSTILE}, f"{HOSTILE}!": {"description": IGNORED}}
+    shapes["Body"]["properties"] |= {HOSTILE: {"type": HOSTILE}, f"{HOSTILE}!": {"description": CHANGES_NOTHING}}
     shapes["Part"]["description"] = HOSTILE
     document["tags"] = [{"name": HOSTILE, "description": HOSTILE}]
     said = document["paths"].pop("/it")["post"]

@@ -19,7 +19,8 @@ MAX_INPUTS = 2048
 MAX_TOKEN_ID = 2**32 - 1
 """Largest id that can be any model's; the model has its own, smaller, limit."""
 
-Ignored = Annotated[Any, Meta(description="Accepted because clients send it; changes nothing.")]
+CHANGES_NOTHING = "Accepted because clients send it; changes nothing."
+Ignored = Annotated[Any, Meta(description=CHANGES_NOTHING)]
 
 ModelName = Annotated[
     str | None,

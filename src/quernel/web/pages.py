@@ -47,8 +47,8 @@ THEME_COOKIE = "quernel-theme"
 
 
 def coded(text: str) -> Markup:
-    """A text whose parts between backticks are code."""
-    parts = [escape(part) for part in text.rstrip(".").split("`")]
+    """A text whose parts between backticks are code, and whose lines run on."""
+    parts = [escape(part) for part in " ".join(text.split()).split("`")]
     return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))
 
 

@@ -8,7 +8,6 @@ Source: https://spec.openapis.org/oas/v3.1.0; its schemas are JSON Schema 2020-1
 
 import json
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,11 +20,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quernel.errors import AuthenticationError
-from quernel.web.pages import pages_of, visitor_of
+from quernel.protocols.fields import CHANGES_NOTHING
+from quernel.web.pages import coded, pages_of, visitor_of
 from quernel.web.snippets import KEY, curl
-
-IGNORED = "Accepted because clients send it; changes nothing."
-"""What the description says of a field that is named and no more."""
 
 SCOPE = re.compile(r" Scope `(\w+)`\.$")
 """The scope that an operation takes, at the end of its summary."""
@@ -142,8 +139,7 @@ class Operation:
             return curl(origin, self.path, self.example)
         if self.method != "get" or any(parameter.is_required for parameter in self.parameters):
             return None
-        key = f' \\\n  -H "authorization: Bearer ${KEY}"' if self.takes_key else ""
-        return f"curl {shlex.quote(origin + self.path)}{key}"
+        return curl(origin, self.path, takes_key=self.takes_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +217,7 @@ def read_reference(document: Mapping[str, Any]) -> Reference:
             first.setdefault(parts, operation)
             found[said["tags"][0]].append(operation)
     groups = [
-        Group(NO_WORD.sub("-", name.lower()), name, _text(tags[name]), tuple(operations))
+        Group(NO_WORD.sub("-", name.lower()), name, coded(tags[name]), tuple(operations))
         for name, operations in found.items()
     ]
     names = [name for group in groups for operation in group.operations for name in operation.error_shapes]
@@ -252,7 +248,7 @@ class _Reader:
             id=said["operationId"],
             method=method,
             path=path,
-            about=_text(summary[: scope.start()] if scope else summary),
+            about=coded(summary[: scope.start()] if scope else summary),
             scope=scope[1] if scope else None,
             takes_key=any(AuthenticationError.code in codes for codes in errors.values()),
             parameters=parameters,
@@ -274,14 +270,14 @@ class _Reader:
         """
         schema = self._schemas[name]
         fields, required = schema["properties"], schema.get("required", ())
-        ignored = tuple(field for field, said in fields.items() if said.get("description") == IGNORED)
+        ignored = tuple(field for field, said in fields.items() if said.get("description") == CHANGES_NOTHING)
         told = [
             self._field(field, said, is_sent=is_sent, is_required=is_sent and field in required, within=(*within, name))
             for field, said in fields.items()
             if field not in ignored
         ]
         told.sort(key=lambda field: not field.is_required)
-        return Shape(name, _text(schema.get("description", "")), tuple(told), ignored)
+        return Shape(name, coded(schema.get("description", "")), tuple(told), ignored)
 
     def _parameter(self, said: Mapping[str, Any]) -> Field:
         schema = {**said["schema"], "default": None}
@@ -308,7 +304,7 @@ class _Reader:
             name=name,
             place=place,
             type=self._words({"anyOf": inner}),
-            about=Markup(" ").join([*(_text(one) for one in dict.fromkeys(sentences) if one), *facts]),
+            about=Markup(" ").join([*(coded(one) for one in dict.fromkeys(sentences) if one), *facts]),
             is_required=is_required,
             shapes=self._shapes(schema, is_sent=is_sent, within=within),
         )
@@ -401,9 +397,3 @@ def _values(values: Sequence[Any]) -> Markup:
 
 def _code(value: Any) -> Markup:
     return Markup("<code>{}</code>").format(json.dumps(value, ensure_ascii=False))
-
-
-def _text(text: str) -> Markup:
-    """A description: what stands between backticks is code, and its lines run on."""
-    parts = [escape(part) for part in " ".join(text.split()).split("`")]
-    return Markup("").join(Markup("<code>{}</code>").format(part) if at % 2 else part for at, part in enumerate(parts))

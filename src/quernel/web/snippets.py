@@ -58,13 +58,15 @@ def within_quotes(text: str, language: str) -> str:
     return written.replace('\\"', '"').replace("'", "\\'") if language == "javascript" else written
 
 
-def curl(origin: str, path: str, body: Mapping[str, Any]) -> str:
-    """A request as a command of a shell, for any body."""
-    shown = orjson.dumps(body, option=orjson.OPT_INDENT_2).decode().replace("\n", "\n  ").replace("'", "'\\''")
-    return (
-        f'curl {shlex.quote(origin + path)} \\\n  -H "authorization: Bearer ${KEY}" \\\n'
-        f"  -H 'content-type: application/json' \\\n  -d '{shown}'"
-    )
+def curl(origin: str, path: str, body: Mapping[str, Any] | None = None, *, takes_key: bool = True) -> str:
+    """A request as a command of a shell, with any body or none."""
+    parts = [f"curl {shlex.quote(origin + path)}"]
+    if takes_key:
+        parts.append(f'-H "authorization: Bearer ${KEY}"')
+    if body is not None:
+        shown = orjson.dumps(body, option=orjson.OPT_INDENT_2).decode().replace("\n", "\n  ").replace("'", "'\\''")
+        parts += ["-H 'content-type: application/json'", f"-d '{shown}'"]
+    return " \\\n  ".join(parts)
 
 
 CURL_EMBED = """curl {origin}/v1/embeddings \\

@@ -22,7 +22,7 @@ async def show_overview(desk: Desk) -> Response:
     if desk.may(READ):
         latest = (await desk.get("/v1/usage", limit=LATEST))["data"]
         figures = await spent_of_late(desk)
-        names = await key_names(desk)
+        names = await key_names(desk) if latest else {}
     first = await first_model(desk) if desk.may(INFER) else None
     return desk.show(
         "overview.html",
