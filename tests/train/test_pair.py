@@ -1,5 +1,6 @@
 """A pair from nothing, on generated data: from rows to two folders that load like official checkpoints."""
 
+import gzip
 import json
 import tomllib
 from dataclasses import replace
@@ -15,6 +16,7 @@ from quernel.reranker import Reranker
 from quernel.train.pair import Workshop, make_pair
 from quernel.train.pair_settings import PairSettings
 from quernel.train.smoke import smoke_settings, write_smoke_data
+from quernel.train.sources import Row
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,25 @@ def test_a_run_goes_on_with_the_stage_that_it_was_in_and_with_those_whose_settin
 def test_a_stage_without_what_it_needs_says_so(shop, tmp_path):
     with pytest.raises(SettingsError, match=r"The stage table lacks"):
         make_pair(replace(shop, out=tmp_path / "new"), stages=["table"])
+
+
+def test_traditional_chinese_is_also_read_in_simplified_characters_and_checked_in_them(tmp_path):
+    rows = [
+        {"task": "Find", "query": "哪款軟體最好？", "pos": "滑鼠與鍵盤的軟體。", "lang": "zh"},
+        {"task": "Find", "query": "這一題不能學", "pos": "考試的答案都在這裡。", "lang": "zh"},
+    ]
+    (tmp_path / "data").mkdir()
+    with gzip.open(tmp_path / "data" / "mrc_zhtw_drcd_test.jsonl.gz", "wt", encoding="utf-8") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "held" / "sts").mkdir(parents=True)
+    kept_out = {"split": "test", "sentence1": "考试的答案都在这里。", "sentence2": "x", "score": 1.0}
+    (tmp_path / "held" / "sts" / "zh.test.jsonl").write_text(json.dumps(kept_out) + "\n", encoding="utf-8")
+    shop = Workshop(
+        settings=PairSettings.builtin(), data=tmp_path / "data", out=tmp_path / "out", keep_out=tmp_path / "held"
+    )
+    make_pair(shop, stages=["simplified"])
+    assert list(shop.rows("mrc_zh_drcd")) == [Row(query="哪款软件最好？", positive="鼠标与键盘的软件。", task="Find")]
+    assert shop.shares("retrieval").keys() == {"mrc_zh_drcd", "mrc_zhtw_drcd_test"}
 
 
 def test_the_command_makes_the_shipped_pair_by_name(tmp_path):

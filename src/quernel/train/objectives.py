@@ -56,7 +56,7 @@ class EmbeddingLoss(Table):
         document_document: Whether other documents are negatives of the positive document.
         dimensions: Lengths to which vectors are cut, with the weight of each; the full length alone where empty.
         judged: Weight of judged pairs.
-        distillation: Weight of the teacher's vectors, of the texts whose vectors it knows.
+        distillation: Weight of the teacher's vectors, of the texts whose vectors it knows, at the same lengths.
         scores: Weight of the teacher's scores, where rows have them.
         score_temperature: Of the teacher's scores.
     """
@@ -123,8 +123,10 @@ class EmbeddingObjective:
                     found[name] = found[name] + value if name in found else value
             if taught is not None:
                 known, wanted = taught
-                unit = F.normalize(vectors[known], dim=-1)
-                found["distillation"] = self._loss.distillation * distil(unit, wanted)
+                own = F.normalize(vectors[known], dim=-1)
+                alike = own.shape == wanted.shape
+                lost = self._at_lengths(distillation, own, wanted) if alike else similarity_loss(own, wanted)
+                found["distillation"] = self._loss.distillation * lost
             return found
 
         return backward(
@@ -394,10 +396,8 @@ def _negatives(documents: Sequence[str], place: np.ndarray) -> tuple[Tensor, Ten
     return torch.from_numpy(numbers), torch.from_numpy(counted)
 
 
-def distil(vectors: Tensor, taught: Tensor) -> Tensor:
-    """Distance from a teacher's unit vectors; of their similarities alone where the teacher's are of another length."""
-    if vectors.shape == taught.shape:
-        return distillation(vectors, taught)
+def similarity_loss(vectors: Tensor, taught: Tensor) -> Tensor:
+    """Distance from a teacher's similarities, for a teacher whose unit vectors are of another length."""
     return 10 * (vectors @ vectors.T - taught @ taught.T).square().mean()
 
 

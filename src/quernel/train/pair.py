@@ -3,6 +3,7 @@
 Stages run in this order, each from the files of those before it in `OUT/work`, so that a run that was ended goes on
 with the stage that it was in, and within it where that takes long:
 
+    simplified   write sources of traditional Chinese once more, in simplified characters
     vocabulary   count words in a sample of the rows; the tokenizer
     corpus       tokenize the rows, for the table
     teacher      vectors of tokens and texts from a larger model; without one the table starts at random
@@ -16,6 +17,7 @@ with the stage that it was in, and within it where that takes long:
 Rows that share text with the evaluation sets are left out of all of it.
 """
 
+import gzip
 import json
 import os
 import shutil
@@ -92,13 +94,19 @@ class Workshop:
             return lambda row: True
         return ContaminationFilter(read_evaluation_texts(self.keep_out))
 
+    @property
+    def sources(self) -> dict[str, Path]:
+        """The files of rows by source: those of `data`, and what the stage `simplified` left."""
+        written = {name: self.work / f"{name}{SUFFIX}" for name in self.settings.text.simplified}
+        return list_sources(self.data) | {name: path for name, path in written.items() if path.exists()}
+
     def rows(self, source: str) -> Iterator[Row]:
         """The rows of a source that may be learned from."""
-        return filter(self.keep, read_rows(self.data / f"{source}{SUFFIX}"))
+        return filter(self.keep, read_rows(self.sources[source]))
 
     def shares(self, *kinds: str) -> dict[str, float]:
         """Shares of the sources that there are, of some kinds of the mixture."""
-        mixture, sources = self.settings.mixture, list_sources(self.data)
+        mixture, sources = self.settings.mixture, self.sources
         held = {name: share for kind in kinds for name, share in getattr(mixture, kind).items()}
         return {name: share for name, share in held.items() if name in sources}
 
@@ -120,6 +128,34 @@ class Workshop:
 def config_of(shape: ShapeSettings, num_layers: int) -> Qwen3Config:
     """The config of a model."""
     return Qwen3Config(num_hidden_layers=num_layers, tie_word_embeddings=True, dtype="bfloat16", **asdict(shape))
+
+
+def make_simplified(shop: Workshop) -> None:
+    """Write sources of traditional Chinese again in simplified characters, and the words that go with them.
+
+    Raises:
+        SettingsError: OpenCC is not installed.
+    """
+    given = list_sources(shop.data)
+    wanted = {name: source for name, source in shop.settings.text.simplified.items() if source in given}
+    if not wanted:
+        return
+    try:
+        from opencc import OpenCC
+    except ImportError as error:
+        raise SettingsError(
+            "Simplified Chinese needs OpenCC.", param="text.simplified", hint="pip install 'quernel[train]'."
+        ) from error
+    convert = OpenCC("tw2sp").convert
+    for name, source in wanted.items():
+        with (
+            gzip.open(given[source], "rt", encoding="utf-8") as lines,
+            gzip.open(shop.work / f"{name}{SUFFIX}", "wt", encoding="utf-8") as written,
+        ):
+            for line in lines:
+                raw = json.loads(line)
+                row = {key: convert(value) if isinstance(value, str) else value for key, value in raw.items()}
+                written.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def make_vocabulary(shop: Workshop) -> None:
@@ -145,7 +181,7 @@ def _sample(shop: Workshop) -> Iterator[str]:
 def make_corpus(shop: Workshop) -> None:
     """Filter and tokenize the rows of all sources."""
     corpus = build_corpus(
-        list_sources(shop.data),
+        shop.sources,
         shop.tokenizer(),
         max_characters=shop.settings.text.max_characters,
         keep=shop.keep,
@@ -188,9 +224,8 @@ def _wanted(shop: Workshop) -> list[str]:
     rng, settings = np.random.default_rng(0), shop.settings
     read: dict[str, list[Row]] = {}
     wanted: dict[str, None] = {}
-    sources = list_sources(shop.data)
     for source, side, limit in settings.teacher.texts:
-        if source in sources:
+        if source in shop.sources:
             rows = read.setdefault(source, list(shop.rows(source)))
             sides = (row.query if side == "query" else row.positive for row in rows)
             texts = list(dict.fromkeys(text[: settings.text.max_characters] for text in sides if text))
@@ -324,7 +359,7 @@ def make_layers(shop: Workshop) -> None:
 
 def _data(shop: Workshop, kind: str, **form: Any) -> list[dict[str, Any]]:
     return [
-        {"path": str((shop.data / f"{name}{SUFFIX}").absolute()), "name": name, "weight": share, **form}
+        {"path": str(shop.sources[name].absolute()), "name": name, "weight": share, **form}
         for name, share in shop.shares(kind).items()
     ]
 
@@ -437,6 +472,7 @@ class Stage:
 
 
 STAGES: Mapping[str, Stage] = {
+    "simplified": Stage(make_simplified, ("text.simplified",)),
     "vocabulary": Stage(
         make_vocabulary, ("shape", "text", "mixture.retrieval", "mixture.symmetric", "mixture.translation")
     ),

@@ -63,10 +63,12 @@ class TextSettings(Table):
     Attributes:
         max_characters: Texts are cut to so many.
         vocabulary_characters: The vocabulary is counted in so many.
+        simplified: New sources, each the rows of a source of traditional Chinese in simplified characters.
     """
 
     max_characters: int
     vocabulary_characters: int
+    simplified: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
