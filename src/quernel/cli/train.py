@@ -89,7 +89,7 @@ def command(
             on_step=Progress(None, quiet=quiet),
         )
         folder = make_pair(shop, resume=resume, stages=stages)
-        say(f"{folder} holds the pair.", quiet=quiet)
+        say(f"{folder} holds {'the pair' if not stages else 'what the stages left'}.", quiet=quiet)
         return
     if stages:
         raise SettingsError("--stage is for recipes that make a pair.", param="stage")

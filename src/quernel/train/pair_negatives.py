@@ -34,7 +34,7 @@ def write_negatives(
         sources: Rows of each source, queries with documents.
         settings: How many, and which.
         known: A teacher's vectors: each document gets its cosine, and rows that it does not have are left out, unless
-            they are most of a source.
+            too few of a source are left.
         max_characters: Texts are cut to so many.
         say: Told of each source.
     """
@@ -50,7 +50,8 @@ def write_negatives(
                 continue
             examples = _examples(rows, max_characters)
             heard = [] if known is None else [row for row in examples if knows(known, row)]
-            scored = known if len(heard) > len(examples) / 2 else None  # it has not read every language
+            enough = min(settings.rows, len(examples) // 2)  # it has not read every language
+            scored = known if known is not None and len(heard) > enough else None
             chosen, candidates = _choose(examples if scored is None else heard, settings)
             if len(candidates) <= settings.count + settings.first:
                 say(f"{name}: too few documents to find negatives among")
