@@ -30,7 +30,11 @@ def tokenizer(data):
 
 @pytest.fixture(scope="module")
 def corpus(data, tokenizer):
-    return build_corpus(list_sources(data), tokenizer, max_characters=500)
+    return build_corpus(rows_by_source(data), tokenizer, max_characters=500)
+
+
+def rows_by_source(folder):
+    return [(name, read_rows(path)) for name, path in list_sources(folder).items()]
 
 
 def sampler_of(corpus, tokenizer, **mixture):
@@ -95,13 +99,12 @@ def test_rows_of_one_label_share_a_group(tmp_path, tokenizer):
     rows = [{"task": "t", "query": f"q{n}", "pos": f"p{n}", "label": "same" if n < 2 else "other"} for n in range(3)]
     with gzip.open(tmp_path / "intent.jsonl.gz", "wt") as lines:
         lines.writelines(json.dumps(row) + "\n" for row in rows)
-    groups = build_corpus(list_sources(tmp_path), tokenizer, max_characters=99).groups
+    groups = build_corpus(rows_by_source(tmp_path), tokenizer, max_characters=99).groups
     assert groups[0] == groups[1] != groups[2]
 
 
-def test_refused_rows_are_not_in_the_corpus(data, tokenizer):
-    sources = {"qa_en_medquad": list_sources(data)["qa_en_medquad"]}
-    corpus = build_corpus(sources, tokenizer, max_characters=99, keep=lambda row: False)
+def test_a_source_without_rows_is_not_in_the_corpus(tokenizer):
+    corpus = build_corpus([("qa_en_medquad", [])], tokenizer, max_characters=99)
     assert corpus.num_texts == 0
     assert not corpus.spans
 

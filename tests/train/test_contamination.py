@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from quernel.train.contamination import WINDOW, ContaminationFilter, normalise, read_evaluation_texts
-from quernel.train.sources import Row, read_rows
+from quernel.train.sources import read_rows
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -40,10 +40,33 @@ def test_short_texts_are_compared_whole():
 
 
 def test_a_row_is_refused_for_either_side():
-    keep = ContaminationFilter([PASSAGE])
-    assert not keep(Row(query="what?", positive=PASSAGE))
-    assert not keep(Row(query=PASSAGE, positive="that"))
-    assert keep(Row(query="what?", positive="that"))
+    rows = [("what?", PASSAGE), (PASSAGE, "that"), ("what?", "that")]
+    assert ContaminationFilter([PASSAGE]).which_rows_share(rows) == [True, True, False]
+
+
+def test_many_texts_are_told_apart_as_each_alone():
+    rng = np.random.default_rng(0)
+    words = [f"word{number}" for number in range(500)]
+
+    def text(length):
+        return " ".join(rng.choice(words, size=length))
+
+    held = [text(rng.integers(0, 60)) for _ in range(300)] + [text(25_000)]
+    texts = []
+    for other in rng.permutation(len(held)).tolist():
+        first = int(rng.integers(0, max(1, len(held[other]) - 100)))
+        texts += [text(rng.integers(0, 40)), f"{text(5)} {held[other][first : first + 80]} {text(5)}", held[other], ""]
+    seen = ContaminationFilter(held)
+    whole = set(map(normalise, held))
+    windows = {text[at : at + WINDOW] for text in whole for at in range(len(text) - WINDOW + 1)}
+
+    def literally(text):
+        text = normalise(text)
+        return text in whole or any(text[at : at + WINDOW] in windows for at in range(len(text) - WINDOW + 1))
+
+    found = seen.which_share(texts)
+    assert found == [seen.shares(text) for text in texts] == [literally(text) for text in texts]
+    assert 0.3 < np.mean(found) < 0.8
 
 
 def test_windows_of_other_scripts_and_beyond_the_first_plane_are_found():
@@ -82,14 +105,16 @@ def test_every_shared_set_is_kept_out_and_shares_nothing_with_what_is_left():
         return hashes[whole]
 
     folders = [folder for folder in sorted((SHARED / "data").iterdir()) if folder.is_dir()]
-    held = [windows(map(normalise, read_evaluation_texts(folder))) for folder in folders]
+    texts = [list(read_evaluation_texts(folder)) for folder in folders]
+    held = [windows(map(normalise, part)) for part in texts]
     assert all(len(part) for part in held), [folder.name for folder in folders]
     known = np.unique(np.concatenate(held))
-    keep = ContaminationFilter(read_evaluation_texts(SHARED / "data"))
+    held_out = ContaminationFilter(text for part in texts for text in part)
     refused = kept = 0
     for name in ("commands_tldr", "bitext_tldr", "wiki_wikitext2", "qa_en_pubmedqa", "mrc_zh_cmrc2018", "sci_tldr"):
         rows = list(itertools.islice(read_rows(SHARED / f"train/{name}.jsonl.gz"), 1500))
-        left = [row for row in rows if keep(row)]
+        shared = held_out.which_rows_share([row.texts for row in rows])
+        left = [row for row, left_out in zip(rows, shared, strict=True) if not left_out]
         refused, kept = refused + len(rows) - len(left), kept + len(left)
         found = windows(normalise(text) for row in left for text in row.texts)
         assert not (known[np.searchsorted(known, found).clip(max=len(known) - 1)] == found).any(), name

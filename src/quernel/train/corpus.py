@@ -8,7 +8,7 @@ Shapes:
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from quernel.errors import SettingsError
-from quernel.train.sources import Row, read_rows
+from quernel.train.sources import Row
 from quernel.train.vectors import Hashes, hashes_of
 
 Int32s = npt.NDArray[np.int32]
@@ -111,20 +111,18 @@ def gather_spans(
 
 
 def build_corpus(
-    sources: Mapping[str, Path],
+    sources: Iterable[tuple[str, Iterable[Row]]],
     tokenizer: Tokenizer,
     *,
     max_characters: int,
-    keep: Callable[[Row], bool] = lambda row: True,
     report: Callable[[str], None] = lambda line: None,
 ) -> Corpus:
-    """Reads and tokenizes all sources.
+    """Tokenizes all sources.
 
     Args:
-        sources: Files by name, as `list_sources` gives them.
+        sources: The name of each, and its rows.
         tokenizer: Its ids must fit 16 bits; no end token is stored.
         max_characters: Texts are cut to so many characters; training cuts them anyway.
-        keep: Rows that it refuses are left out (the contamination filter).
         report: Called with a line of progress after each source.
 
     Raises:
@@ -158,12 +156,9 @@ def build_corpus(
                 lengths.append(len(pieces[-1]))
         pending.clear()
 
-    for name, path in sources.items():
-        first, is_bitext, refused = len(table), False, 0
-        for row in read_rows(path):
-            if not keep(row):
-                refused += 1
-                continue
+    for name, rows in sources:
+        first, is_bitext = len(table), False
+        for row in rows:
             texts = [number(text) for text in row.texts]
             if row.score is not None:
                 similar.append((texts[0], texts[1]))
@@ -180,7 +175,7 @@ def build_corpus(
             if is_bitext:
                 bitexts.append(name)
         flush()
-        report(f"{name}: {len(table) - first} rows, {refused} refused, {len(numbers)} texts so far")
+        report(f"{name}: {len(table) - first} rows, {len(numbers)} texts so far")
 
     columns = np.asarray(table, dtype=np.int32).reshape(-1, 4).T
     return Corpus(

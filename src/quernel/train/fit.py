@@ -211,11 +211,16 @@ def read_sources(recipe: Recipe, *, say: Callable[[str], None] = lambda line: No
     Raises:
         SettingsError: A file cannot be read, or nothing of it is left.
     """
-    keep = None if recipe.keep_out is None else ContaminationFilter(read_evaluation_texts(recipe.keep_out))
+    held = None if recipe.keep_out is None else ContaminationFilter(read_evaluation_texts(recipe.keep_out))
+    read: dict[Path, tuple[int, list[Row]]] = {}
     sources = []
     for name, settings in zip(recipe.source_names, recipe.data, strict=True):
-        rows = [cut_row(row, recipe.model.max_characters) for row in read_examples(recipe.folder / settings.path)]
-        kept = [row for row in rows if keep is None or not any(keep.shares(text) for text in texts_of(row))]
+        path = recipe.folder / settings.path
+        if path not in read:
+            rows = [cut_row(row, recipe.model.max_characters) for row in read_examples(path)]
+            shared = [False] * len(rows) if held is None else held.which_rows_share([texts_of(row) for row in rows])
+            read[path] = len(rows), [row for row, left_out in zip(rows, shared, strict=True) if not left_out]
+        count, kept = read[path]
         if not kept:
             raise SettingsError(f"All rows of {name} share text with the evaluation sets.", param="keep_out")
         if settings.instruction is not None:
@@ -223,7 +228,7 @@ def read_sources(recipe: Recipe, *, say: Callable[[str], None] = lambda line: No
                 row if isinstance(row, Passage) else replace(row, instruction=row.instruction or settings.instruction)
                 for row in kept
             ]
-        left_out = f", {len(rows) - len(kept):,} left out" if keep is not None else ""
+        left_out = f", {count - len(kept):,} left out" if held is not None else ""
         say(f"{name}: {len(kept):,} rows{left_out}")
         sources.append(Source(name, kept, settings.weight, settings.form))
     return sources

@@ -23,7 +23,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ class Workshop:
     teacher: Path | None = None
     say: Callable[[str], None] = lambda line: None
     on_step: OnStep = lambda step: None
+    _left_out: dict[str, list[bool]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def work(self) -> Path:
@@ -87,11 +88,11 @@ class Workshop:
         return self.out / "work"
 
     @cached_property
-    def keep(self) -> Callable[[Row], bool]:
-        """Which rows may be learned from."""
+    def held(self) -> ContaminationFilter | None:
+        """What may not be learned from."""
         if self.keep_out is None:
             self.say("no evaluation sets named: nothing is checked against them")
-            return lambda row: True
+            return None
         return ContaminationFilter(read_evaluation_texts(self.keep_out))
 
     @property
@@ -100,9 +101,15 @@ class Workshop:
         written = {name: self.work / f"{name}{SUFFIX}" for name in self.settings.text.simplified}
         return list_sources(self.data) | {name: path for name, path in written.items() if path.exists()}
 
-    def rows(self, source: str) -> Iterator[Row]:
+    def rows(self, source: str) -> list[Row]:
         """The rows of a source that may be learned from."""
-        return filter(self.keep, read_rows(self.sources[source]))
+        rows = list(read_rows(self.sources[source]))
+        if self.held is None:
+            return rows
+        if source not in self._left_out:
+            self._left_out[source] = self.held.which_rows_share([row.texts for row in rows])
+            self.say(f"{source}: {sum(self._left_out[source])} of {len(rows)} rows share text with the evaluation sets")
+        return [row for row, left_out in zip(rows, self._left_out[source], strict=True) if not left_out]
 
     def shares(self, *kinds: str) -> dict[str, float]:
         """Shares of the sources that there are, of some kinds of the mixture."""
@@ -181,10 +188,9 @@ def _sample(shop: Workshop) -> Iterator[str]:
 def make_corpus(shop: Workshop) -> None:
     """Filter and tokenize the rows of all sources."""
     corpus = build_corpus(
-        shop.sources,
+        ((name, shop.rows(name)) for name in shop.sources),
         shop.tokenizer(),
         max_characters=shop.settings.text.max_characters,
-        keep=shop.keep,
         report=shop.say,
     )
     corpus.save(shop.work / "corpus")
@@ -226,8 +232,9 @@ def _wanted(shop: Workshop) -> list[str]:
     wanted: dict[str, None] = {}
     for source, side, limit in settings.teacher.texts:
         if source in shop.sources:
-            rows = read.setdefault(source, list(shop.rows(source)))
-            sides = (row.query if side == "query" else row.positive for row in rows)
+            if source not in read:
+                read[source] = shop.rows(source)
+            sides = (row.query if side == "query" else row.positive for row in read[source])
             texts = list(dict.fromkeys(text[: settings.text.max_characters] for text in sides if text))
             order = rng.permutation(len(texts))[: limit or None].tolist()
             wanted.update(dict.fromkeys(texts[number] for number in order))
