@@ -154,7 +154,7 @@ def instruction_table(encode: Encoder, tasks: Sequence[Retrieval]) -> None:
             queries = encode(list(task.queries.values()), input_type=InputType.QUERY, instruction=instruction)
             figures.append(measure(pooled, nearest(pooled, queries, documents, NUM_RERANKED)))
         rows.append((task.name, *(figure.value for figure in figures), difference(figures[2], figures[1])))
-    header = ("queries of", "default instruction", "its own", "another's", "its own over another's")
+    header = ("set", "default instruction", "its own", "another's", "its own over another's")
     table("Instructions: nDCG@10 among the documents of all these sets", header, rows)
 
 
@@ -193,7 +193,7 @@ def translation_table(encode: Encoder, data: Path) -> None:
 
 def reranking_table(reranker: Reranker, tasks: Sequence[Retrieval], runs: Mapping[str, Run], limit: int) -> None:
     """Prints what the reranker makes of the embedder's best documents, and how well P(yes) tells them apart."""
-    rows, gains = [], []
+    rows, gains, told = [], [], []
     for task in tasks:
         started, dense = time.monotonic(), sample(runs[task.name], limit)
         reranked: dict[str, dict[str, float]] = {}
@@ -204,11 +204,12 @@ def reranking_table(reranker: Reranker, tasks: Sequence[Retrieval], runs: Mappin
             reranked[query] = {names[hit.index]: hit.logit for hit in ranked}
         before, after = measure(task, dense), measure(task, reranked)
         gains.append(after.value - before.value)
-        told = told_apart(task, dense, reranked)
-        rows.append((task.name, len(dense), before.value, after.value, difference(before, after), told))
+        told.append((task.name, told_apart(task, dense, reranked)))
+        rows.append((task.name, len(dense), before.value, after.value, difference(before, after)))
         say(f"{task.name} reranked: {time.monotonic() - started:.0f} s")
-    header = ("set", "queries", "tiny-embedding", "+ tiny-reranker", "gain", "area under the curve of P(yes)")
+    header = ("set", "queries", "tiny-embedding", "+ tiny-reranker", "gain")
     table(f"Reranking the embedder's top {NUM_RERANKED}, nDCG@10", header, rows)
+    table("P(yes): area under the curve", ("set", "tiny-reranker"), told)
     print(f"\nMean gain over the first four sets: {np.mean(gains[:4]):+.4f}")
 
 

@@ -42,8 +42,10 @@ REPOSITORY, PAPER = "QwenLM/Qwen3-Embedding", "arXiv 2506.05176"
 
 SECTION = re.compile(r"^## How good it is\n(?P<text>.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 TABLE = re.compile(r"^\*\*(?P<title>.+)\*\*\n\n(?P<lines>(?:\|.*\|\n)+)", re.MULTILINE)
-SETS, QUERIES = "set", "queries"
-"""Columns of a measured table that are no scores: what was searched, and with how many queries."""
+CELL = re.compile(r"(?P<score>\d+(?:\.\d+)?)(?: \(.*\))?")
+"""A score, perhaps with its interval."""
+SETS, QUERIES, MODELS = "set", "queries", "model"
+"""Columns of a measured table that are no scores: what was searched, with how many queries, and by what."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +125,8 @@ def _published(table: Mapping[str, Any], name: str) -> BenchmarkTable:
 def parse_measured(readme: str, name: str) -> Iterator[BenchmarkTable]:
     """The tables of a built-in model's README.
 
-    There a line is a data set and a column is a way to search it, or there is one line for the model alone.
+    There a line is a data set and a column is a way to search it, or a line is a model, or there is one line for the model
+    alone. Columns of differences, which have a sign, are left out.
 
     Args:
         readme: The text.
@@ -137,13 +140,16 @@ def parse_measured(readme: str, name: str) -> Iterator[BenchmarkTable]:
         header, _, *lines = (_cells(line) for line in table["lines"].splitlines())
         if header[0] == SETS:
             measures = [line[0] for line in lines]
-            columns = [
-                (heading, [line[place] for line in lines])
-                for place, heading in enumerate(header)
-                if heading not in (SETS, QUERIES)
-            ]
+            columns = [(heading, [line[place] for line in lines]) for place, heading in enumerate(header)]
+        elif header[0] == MODELS:
+            measures, columns = header[1:], [(line[0], line[1:]) for line in lines]
         else:
             measures, columns = header, [(name, lines[0])]
+        scored = [
+            (heading, [_score(cell) for cell in cells])
+            for heading, cells in columns
+            if heading not in (SETS, QUERIES) and not any(cell.startswith(("+", "-")) for cell in cells)
+        ]
         yield BenchmarkTable(
             id=f"{name}-{number + 1}",
             title=table["title"],
@@ -153,12 +159,17 @@ def parse_measured(readme: str, name: str) -> Iterator[BenchmarkTable]:
             rows=tuple(
                 BenchmarkRow(
                     model=f"{heading} dimensions" if heading.isdecimal() else heading,
-                    scores=tuple(round(float(cell) * 100, 2) for cell in cells),
+                    scores=tuple(scores),
                     is_this=heading.removeprefix("+ ") == name,
                 )
-                for heading, cells in columns
+                for heading, scores in scored
             ),
         )
+
+
+def _score(cell: str) -> float | None:
+    found = CELL.fullmatch(cell)
+    return round(float(found["score"]) * 100, 2) if found else None
 
 
 def _cells(line: str) -> list[str]:

@@ -1,6 +1,6 @@
 """The embedding model's bag of tokens in fewer dimensions, for the reranker's table.
 
-The reranker keeps 112 coordinates of its table for what a token means; the rest hold codes and flags. Cutting the
+The reranker keeps part of its table's coordinates for what a token means; the rest hold codes and flags. Cutting the
 embedding model's vectors to their principal directions loses a fifth of its retrieval quality, so a bag of that width
 is trained to rank the documents of a batch as the embedding model does.
 
