@@ -125,8 +125,8 @@ def _published(table: Mapping[str, Any], name: str) -> BenchmarkTable:
 def parse_measured(readme: str, name: str) -> Iterator[BenchmarkTable]:
     """The tables of a built-in model's README.
 
-    There a line is a data set and a column is a way to search it, or a line is a model, or there is one line for the model
-    alone. Columns of differences, which have a sign, are left out.
+    There a line is a data set and a column is a way to search it, or a line is a model, or there is one line for the
+    model alone. Columns of differences, which have a sign, are left out.
 
     Args:
         readme: The text.
