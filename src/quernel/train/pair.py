@@ -230,8 +230,9 @@ def _wanted(shop: Workshop) -> list[str]:
     rng, settings = np.random.default_rng(0), shop.settings
     read: dict[str, list[Row]] = {}
     wanted: dict[str, None] = {}
+    sources = shop.sources
     for source, side, limit in settings.teacher.texts:
-        if source in shop.sources:
+        if source in sources:
             if source not in read:
                 read[source] = shop.rows(source)
             sides = (row.query if side == "query" else row.positive for row in read[source])
@@ -365,8 +366,9 @@ def make_layers(shop: Workshop) -> None:
 
 
 def _data(shop: Workshop, kind: str, **form: Any) -> list[dict[str, Any]]:
+    sources = shop.sources
     return [
-        {"path": str(shop.sources[name].absolute()), "name": name, "weight": share, **form}
+        {"path": str(sources[name].absolute()), "name": name, "weight": share, **form}
         for name, share in shop.shares(kind).items()
     ]
 
@@ -437,7 +439,8 @@ def make_negatives(shop: Workshop) -> None:
     write_negatives(
         shop.work / "negatives",
         shop.work / "layers" / "model",
-        {name: shop.rows(name) for name in shop.shares("retrieval")},
+        shop.shares("retrieval"),
+        shop.rows,
         shop.settings.reranker.mined,
         known=KnownVectors(teacher) if teacher.exists() else None,
         max_characters=shop.settings.text.max_characters,

@@ -1,7 +1,7 @@
 """Rows for a reranker that is made from nothing: what its embedding model takes for answers, source by source."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from quernel.types import InputType
 def write_negatives(
     folder: Path,
     model: Path,
-    sources: Mapping[str, Iterable[Row]],
+    sources: Iterable[str],
+    rows_of: Callable[[str], Iterable[Row]],
     settings: MinedSettings,
     *,
     known: KnownVectors | None,
@@ -31,7 +32,8 @@ def write_negatives(
     Args:
         folder: Where.
         model: The embedding model.
-        sources: Rows of each source, queries with documents.
+        sources: Their names.
+        rows_of: Reads the rows of one, queries with documents.
         settings: How many, and which.
         known: A teacher's vectors: each document gets its cosine, and rows that it does not have are left out, unless
             too few of a source are left.
@@ -44,11 +46,11 @@ def write_negatives(
     )
     with Embedder(model) as embedder:
         encode = Encoder(embedder)
-        for name, rows in sources.items():
+        for name in sources:
             target = folder / f"{name}.jsonl"
             if name in settings.without or target.exists():
                 continue
-            examples = _examples(rows, max_characters)
+            examples = _examples(rows_of(name), max_characters)
             heard = [] if known is None else [row for row in examples if knows(known, row)]
             enough = min(settings.rows, len(examples) // 2)  # it has not read every language
             scored = known if known is not None and len(heard) > enough else None
