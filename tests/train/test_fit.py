@@ -219,6 +219,16 @@ def test_the_last_checkpoints_are_merged(place, tmp_path):
     assert not torch.equal(merged[name], single[name])
 
 
+def test_a_stage_may_weigh_sources_anew(place, tmp_path):
+    data = [{"path": "pairs.jsonl"}, {"path": "judged.jsonl", "weight": 1e-9}]
+    stages = [
+        {"steps": 4, "rate": 1e-4, "batch": 4},
+        {"steps": 4, "rate": 1e-4, "batch": 4, "weights": {"judged": 1e9}},
+    ]
+    fit(recipe(place, stages=stages, data=data), tmp_path / "out")
+    assert [row["source"] for row in lines(tmp_path / "out")] == ["pairs"] * 4 + ["judged"] * 4
+
+
 def test_rows_of_evaluation_sets_are_left_out(place, tmp_path):
     (place / "sets").mkdir(exist_ok=True)
     write_rows(place / "sets/corpus.jsonl", [{"_id": "1", "text": "Here is a CAT"}])
@@ -246,6 +256,8 @@ def test_schedules():
         ({"lora": {"targets": ["x"]}}, "targets holds 'x'"),
         ({"stages": [{"steps": 0, "rate": 1.0}]}, "steps is 0"),
         ({"stages": [{"steps": 1, "rate": 1.0, "data": ["other"]}]}, "names 'other'"),
+        ({"stages": [{"steps": 1, "rate": 1.0, "weights": {"other": 2}}]}, "weights names 'other'"),
+        ({"stages": [{"steps": 1, "rate": 1.0, "weights": {"pairs": 0}}]}, "weight of pairs is 0"),
         ({"data": [{"path": "pairs.jsonl"}, {"path": "pairs.jsonl"}]}, "one name"),
         ({"data": [{"path": "none.jsonl"}]}, "cannot be read"),
         ({"model": {"start": "quernel/tiny-embedding", "dtype": "int8"}}, "dtype is 'int8'"),
@@ -264,6 +276,21 @@ def test_a_reranker_needs_negatives(place, tmp_path):
         fit(recipe(place, start="reranker", data=[{"path": "bare.jsonl"}]), tmp_path / "a")
     with pytest.raises(SettingsError, match="documents alone"):
         fit(recipe(place, start="reranker", data=[{"path": "judged.jsonl"}]), tmp_path / "b")
+
+
+def test_queries_too_long_for_a_reranker_are_left_out(place, tmp_path):
+    row = {"query": "where is the cat", "pos": "here", "neg": ["there"]}
+    said = []
+    write_rows(place / "long.jsonl", [row] * 4 + [{**row, "query": "cat " * 400}])
+    stages = [{"steps": 2, "rate": 1e-4, "batch": 5}]
+    fit(
+        recipe(place, start="reranker", data=[{"path": "long.jsonl"}], stages=stages), tmp_path / "out", say=said.append
+    )
+    assert said[-1] == "long: 1 left out, whose queries leave no room for a document"
+
+    write_rows(place / "longer.jsonl", [{**row, "query": "cat " * 400}])
+    with pytest.raises(SettingsError, match="No query of longer leaves room"):
+        fit(recipe(place, start="reranker", data=[{"path": "longer.jsonl"}]), tmp_path / "none")
 
 
 def test_nothing_is_overwritten(place, tmp_path):

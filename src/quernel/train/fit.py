@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from quernel.errors import SettingsError
+from quernel.errors import InputTooLongError, SettingsError
 from quernel.model.config import Qwen3Config
 from quernel.model.dtypes import resolve_device
 from quernel.model.files import locate
@@ -43,7 +43,7 @@ from quernel.train.merge import slerp_all
 from quernel.train.mixture import Mixture, Source
 from quernel.train.objectives import EmbeddingObjective, Objective, RerankObjective, Teach
 from quernel.train.recipe import Recipe, StageSettings
-from quernel.types import ModelKind
+from quernel.types import ModelKind, RerankRequest, Truncate
 
 KEPT_CHECKPOINTS = 2
 
@@ -130,6 +130,8 @@ def fit(
     _claim(out, recipe, resume=resume)
     start = open_start(recipe)
     sources = read_sources(recipe, say=say)
+    if isinstance(start.prompts, RerankPrompts):
+        sources = [leave_room(source, start.prompts, say) for source in sources]
     if recipe.lora is not None:
         add_adapters(start.model, recipe.lora, seed=recipe.stages[0].seed)
     else:
@@ -144,7 +146,11 @@ def fit(
     with closing(log):
         log.begin(begun)
         for number, stage in enumerate(recipe.stages[first - 1 :], first):
-            chosen = [source for source in sources if not stage.data or source.name in stage.data]
+            chosen = [
+                replace(source, weight=stage.weights.get(source.name, source.weight))
+                for source in sources
+                if not stage.data or source.name in stage.data
+            ]
             objective = _objective(start, recipe, stage, teach)
             _check(chosen, start.kind)
             runner = StageRunner(number, stage, sources=chosen, trained=trained, objective=objective, store=store)
@@ -232,6 +238,36 @@ def read_sources(recipe: Recipe, *, say: Callable[[str], None] = lambda line: No
         say(f"{name}: {len(kept):,} rows{left_out}")
         sources.append(Source(name, kept, settings.weight, settings.form))
     return sources
+
+
+def leave_room(source: Source[Row], prompts: RerankPrompts, say: Callable[[str], None]) -> Source[Row]:
+    """A source without the rows whose query leaves a reranker no room for a document.
+
+    Raises:
+        SettingsError: No row is left.
+    """
+
+    def has_room(row: Row) -> bool:
+        if not isinstance(row, Example):
+            return True
+        try:
+            for instruction in {row.instruction, None}:
+                request = RerankRequest(
+                    query=row.query, documents=["."], instruction=instruction, truncate=Truncate.END
+                )
+                prompts.render(request)
+        except InputTooLongError:
+            return False
+        return True
+
+    kept = [row for row in source.rows if has_room(row)]
+    if not kept:
+        raise SettingsError(
+            f"No query of {source.name} leaves room for a document.", param="max_tokens", hint="Set more in [model]."
+        )
+    if len(kept) < len(source.rows):
+        say(f"{source.name}: {len(source.rows) - len(kept):,} left out, whose queries leave no room for a document")
+    return replace(source, rows=kept)
 
 
 def cut_row(row: Row, max_characters: int | None) -> Row:

@@ -95,6 +95,7 @@ class StageSettings(Table):
         tokens_at_once: Whose activations are held; a larger batch goes in parts and gives the same gradients.
         save_every: Steps between checkpoints.
         data: Names of the sources; all where empty.
+        weights: Other weights of sources, by name.
         loss: Settings of the loss that are other than the run's.
         merge: How many of the stage's last checkpoints are merged into its end; 1 for the end itself.
         seed: Fixes batches and what is drawn in them.
@@ -112,6 +113,7 @@ class StageSettings(Table):
     tokens_at_once: int = DEFAULT_TOKENS_AT_ONCE
     save_every: int = 500
     data: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
     loss: Mapping[str, Any] = field(default_factory=dict)
     merge: int = 1
     seed: int = 0
@@ -122,6 +124,9 @@ class StageSettings(Table):
                 raise SettingsError(f"stages.{name} is {getattr(self, name)}.", param=name, hint="Set 1 or more.")
         if not self.rate > 0:
             raise SettingsError(f"stages.rate is {self.rate}.", param="rate", hint="Set more than 0.")
+        for name, weight in self.weights.items():
+            if not weight > 0:
+                raise SettingsError(f"The weight of {name} is {weight}.", param="weights", hint="Set more than 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +200,11 @@ class Recipe:
         )
         names = recipe.source_names
         for stage in recipe.stages:
-            if unknown := [name for name in stage.data if name not in names]:
-                raise SettingsError(f"stages.data names {unknown[0]!r}.", param="data", hint=f"Of {', '.join(names)}.")
+            for key, named in (("data", stage.data), ("weights", stage.weights)):
+                if unknown := [name for name in named if name not in names]:
+                    raise SettingsError(
+                        f"stages.{key} names {unknown[0]!r}.", param=key, hint=f"Of {', '.join(names)}."
+                    )
         if len(set(names)) < len(names):
             raise SettingsError("Two sources have one name.", param="data", hint="Give each a name.")
         return recipe
