@@ -205,7 +205,7 @@ def test_a_server_that_was_killed_comes_back_on_its_port(tmp_path, expected):
 
 
 def test_1_000_requests_over_the_limit_of_the_queue_are_told_to_come_again(tmp_path):
-    with serving(tmp_path / "log", "--max-queue-tokens", "8000", "--no-access-log") as server:
+    with serving(tmp_path / "log", "--max-queue-tokens", "16000", "--no-access-log") as server:
         before = server.resident_bytes
 
         body = json.dumps({"input": TEXT * 100}).encode()
@@ -225,7 +225,7 @@ def test_1_000_requests_over_the_limit_of_the_queue_are_told_to_come_again(tmp_p
         replies = asyncio.run(flood())
         statuses = Counter(reply[9:12] for reply in replies)
         assert set(statuses) == {"200", "429"}
-        assert statuses["200"] >= 5  # so many fit
+        assert statuses["200"] >= 10  # so many fit
         for reply in replies:
             if reply.startswith("HTTP/1.1 429"):
                 seconds = re.search(r"retry-after: (\d+)", reply)[1]
