@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.support.checkpoints import make_checkpoint
 
 from quernel import Embedder, Reranker
@@ -217,6 +218,20 @@ def test_the_last_checkpoints_are_merged(place, tmp_path):
     mean = torch.stack([one[name] for one in saved]).mean(0)
     torch.testing.assert_close(merged[name].float(), mean.to(torch.bfloat16).float(), atol=1e-2, rtol=1e-2)
     assert not torch.equal(merged[name], single[name])
+
+
+def test_zeros_may_be_kept(place, tmp_path):
+    start, name = tmp_path / "sparse", "layers.0.mlp.up_proj.weight"
+    shutil.copytree(place / "embedder", start)
+    tensors = weights(start)
+    tensors[name][::2] = 0
+    save_file(tensors, start / "model.safetensors", metadata={"format": "pt"})
+    stage = {"steps": 6, "rate": 5e-3, "batch": 4}
+    for kept in (True, False):
+        stages = [stage | {"keep_zeros": kept}]
+        trained = weights(fit(recipe(place, start=start, stages=stages, loss={}), tmp_path / f"out-{kept}"))[name]
+        assert bool((trained[::2] == 0).all()) is kept
+        assert not torch.equal(trained[1::2], tensors[name][1::2])
 
 
 def test_a_stage_may_weigh_sources_anew(place, tmp_path):

@@ -12,7 +12,6 @@ from quernel.train.bag import bag_hidden, slow_dimensions, start_bag
 from quernel.train.batches import pack
 from quernel.train.encode import Encoder
 from quernel.train.grow import insert_layers
-from quernel.train.narrow import NarrowBag
 
 VOCABULARY, WIDTH, END = 200, 64, 199
 
@@ -119,16 +118,6 @@ def test_growth_keeps_the_number_of_every_old_layer(config):
 
 def test_slow_dimensions_are_rotary_pairs():
     assert slow_dimensions(16) == [6, 7, 14, 15]
-
-
-def test_parts_of_a_narrow_bag_have_unit_length_and_the_same_mean():
-    torch.manual_seed(0)
-    narrow = NarrowBag(torch.randn(20, 8) * 3, torch.randn(20))
-    batch = pack([[1, 2, 3], [4, 4, 19]])
-    vectors, logits = narrow.parts()
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(20))
-    with torch.no_grad():
-        torch.testing.assert_close(NarrowBag(vectors, logits)(batch), narrow(batch))
 
 
 def _fields(config: Qwen3Config) -> dict:

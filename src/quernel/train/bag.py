@@ -60,13 +60,6 @@ def bag_hidden(model: Qwen3, token_ids: Tensor, bounds: Tensor, *, end_token: in
     return out
 
 
-@torch.no_grad()
-def token_logits(model: Qwen3, *, end_token: int) -> Tensor:
-    """The attention score of every token of the vocabulary in the last layer of a one-layer model, `[vocab, H]`."""
-    table = model.embed_tokens.weight
-    return _scores(model, pooling_layer(model).input_layernorm(table), table[end_token])
-
-
 def pooling_layer(model: Qwen3) -> DecoderLayer:
     """The last layer."""
     layer = model.layers[-1]

@@ -430,6 +430,10 @@ class StageRunner:
                     param="rate",
                     hint="Lower the rate, or compute in float32; checkpoints before it are whole.",
                 )
+            if stage.keep_zeros:
+                for parameter in self._parameters.values():
+                    if parameter.grad is not None:
+                        parameter.grad.mul_(parameter != 0)
             gradient = nn.utils.clip_grad_norm_(self._parameters.values(), stage.clip)
             self._optimiser.step()
             if (step + 1) % stage.save_every == 0 or step + 1 == stage.steps:

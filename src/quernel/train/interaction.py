@@ -1,81 +1,97 @@
-"""A four-layer Qwen3 that begins as a lexical and semantic matcher instead of as noise, for the reranker to learn from.
+"""The reranker's start: the embedding model read inside the reranking prompt, and the words of the query counted.
 
-Everything below is ordinary weights of an ordinary Qwen3; nothing at run time knows of it. What the layers do at first,
-on the prompt `... <Query>: {query}\\n<Document>: {document} ... <think>\\n\\n</think>\\n\\n`:
+Everything below is ordinary weights of an ordinary Qwen3; nothing at run time knows of it. Each row of the stream holds
+what the embedding model holds there, and beside it a few flags. What the layers do on the prompt
+`... <Instruct>: {instruction}\\n<Query>: {query}\\n<Document>: {document}<|im_end|> ... \\n\\n`:
 
-    layer 0  every token attends to the field marker above it (`<Query`, `<Document`) and so learns its field
-    layer 1  every token attends to the query tokens that equal it, or, where there are none, to a sink; a document
-             token so gathers the *code* of the query token that it matches (two of 64 buckets a token)
-    layer 2  three tokens of the template become carriers. `assistant` gathers the sum of the codes that the document
-             found and the weighted codes of the query, and its MLP adds up how much of the query was found:
-             sum over buckets of wanted * min(found, 1). `<think>` gathers the query's bag of tokens, `</think>` the
-             document's, with the weights that the embedding model learned
-    layer 3  the last token reads the carriers; its MLP multiplies query and document bag coordinate by coordinate
+    fields    every token attends to the field marker above it (`<Instruct`, `<Query`, `<Document`): it learns its field
+    words     every token attends to its equals in query and document, itself among them. Where the first of n equals
+              in a document finds m in the query it learns m / (m + n); an MLP makes of it 1 for the first and 0 for
+              the others, times how rare the word is. So a word counts once, as in BM25 with full saturation
+    context   the embedding model's own layers, where a document sees itself alone, and a query what is before it.
+              `<Document` and `<|im_end|>` play the end tokens of the two texts
+    pooling   the embedding model's last layer: these two tokens now hold the vectors of query and document
+    compare   the last token reads half the sum of the two vectors, whose length is their cosine, and sums the words
+              that the document's tokens found
 
-Two facts make this possible. A SwiGLU unit pair multiplies exactly: silu(q) d + silu(-q) (-d) = q d. And another pair
-clips: silu(x) - silu(x - c) runs from 0 to c and stays there, so that a word found ten times counts as found.
-Positions matter little because the attention uses the slowest rotary pairs alone.
+Three facts make this exact. A mask is a dimension of q and k where q is small, k zero inside the field and the norms'
+weights so large that outside the score is far below all others. A SwiGLU unit squares a small number:
+silu(ex) x = e x^2 / 2 to first order. A sink of weight L makes a mean over n < L tokens a sum over L.
 
-A score's logic is in angles, since q and k are normalised per head: "raw" below is a vector before that norm.
+Shapes:
+    V   vocabulary                            C   width of the embedding model
+    H   heads, as many key/value heads        D   width of a head
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from quernel.model.config import Qwen3Config
 from quernel.model.layers import DecoderLayer
 from quernel.model.qwen3 import Qwen3
-
-NUM_LAYERS = 4
-NUM_BUCKETS = 64
+from quernel.train.bag import FIRST_SLOW_PAIR, slow_dimensions
 
 
-class Places:
-    """What each coordinate of the residual stream means at the start.
+class Flag(IntEnum):
+    """What the coordinates behind the embedding model's mean."""
 
-    Args:
-        hidden_size: Coordinates that there are. Twice the content must fit: at the end the reader holds both bags.
-        num_heads: Heads of 64, among which contents are divided.
-
-    Attributes:
-        num_content: Coordinates of a token's meaning.
-        content: Where they are.
-        code: Where the buckets of a token are.
-        found: Where the buckets that a document token found are.
-        document: Where the reader has the document's bag; the query's is in `content`.
-    """
-
-    def __init__(self, hidden_size: int, num_heads: int) -> None:
-        first = hidden_size - NUM_FLAGS
-        parts = math.lcm(num_heads - 2, num_heads // 2)  # heads that gather bags, and that read one
-        self.num_content = min(first - 2 * NUM_BUCKETS, first // 2, num_heads // 2 * (HEAD_DIM - 1)) // parts * parts
-        self.content = slice(0, self.num_content)
-        self.code = slice(self.num_content, self.num_content + NUM_BUCKETS)
-        self.found = slice(self.code.stop, self.code.stop + NUM_BUCKETS)
-        self.document = slice(self.num_content, 2 * self.num_content)
-        (
-            self.constant,
-            self.weight,  # logit of the token in a bag
-            self.rarity,  # logit of the token among the words of a query that should be found
-            self.query_mark,
-            self.document_mark,
-            self.in_query,
-            self.in_document,
-            self.sink,
-            self.lexical_carrier,
-            self.query_carrier,
-            self.document_carrier,
-            self.reader,
-            self.lexical,
-            self.score,
-        ) = range(first, hidden_size)
+    CONSTANT = 0  # in every token
+    INSTRUCT_MARK = 1
+    QUERY_MARK = 2
+    QUERY_END = 3  # `<Document`, which also marks the document
+    DOCUMENT_END = 4
+    SINK = 5
+    COLON = 6  # behind each marker, in no field
+    BETWEEN = 7  # behind the system's part, before the instruction
+    ASKED = 8  # in the instruction or the query
+    QUERY = 9
+    DOCUMENT = 10
+    RARITY = 11  # of a word, 0 to 1
+    SHARE = 12  # of the query in the token's equals
+    FOUND = 13  # rarity of a word of the query that is here first in the document
+    SCORE = 14
+    READER = 15  # the token whose score is read
 
 
-NUM_FLAGS = 14
-HEAD_DIM = 64
+NUM_FLAGS = len(Flag)
+
+LAYERS_BELOW, LAYERS_ABOVE = 2, 1
+"""Layers that the reranker has below and above the embedding model's own."""
+
+SIZE = 0.25
+"""Of a flag; small beside a token's 26, so that the norms divide by what they divided by."""
+
+LAST_MARKER = 300.0
+"""Score of the last marker; the one before it has 24 less."""
+
+SAME_WORD = 60.0
+"""Score of a token and its equal; of two words of cosine 0.9, which is rare, 54."""
+
+FIRST_SHARE, QUERY_SHARE, RAMP, STEEP = 0.4, 0.8, 0.05, 1000.0
+"""Where the steps begin: the first equal in a document has a share of 1/2, the second of 1/3, a query's word of 1."""
+
+MASK_SIZE, MASKING = 0.05, 100.0
+"""Share of a head's length that a mask takes, and the norms' weight of its dimension: together a score of some -200."""
+
+SUM_LENGTH = 4000.0
+"""Weight of the sinks beside one token: a mean over so many tokens is nearly a sum."""
+
+READ = 32.0
+"""Score of what the last token reads; all else has its negative."""
+
+FAR = 64.0
+"""Makes flags large enough for a norm's epsilon where rows are ten times as long as in the table."""
+
+LOUD = 1024.0
+"""Size of what the last token reads, beside its own row."""
+
+FOUND, SQUARE, READING = 83.0, 88.0, 32.0
+"""Sizes of the score: with these `Strengths` are logits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,312 +99,317 @@ class Vocabulary:
     """The tokens of the template that play a part.
 
     Attributes:
+        instruct_mark: `<Instruct`.
         query_mark: `<Query`.
         document_mark: `<Document`.
+        colon: `>:`, behind each of them.
         sink: `<|im_start|>`, the first token of every prompt.
-        lexical_carrier: `assistant`.
-        query_carrier: `<think>`.
-        document_carrier: `</think>`.
+        document_end: `<|im_end|>`.
         reader: The last token of every prompt, two newlines.
         yes: The answer for relevant.
         no: The answer for irrelevant.
+        plain: What stands for a template's token in the embedding model's prompt, by token.
+        silent: Tokens that are no words: template and line ends.
     """
 
+    instruct_mark: int
     query_mark: int
     document_mark: int
+    colon: int
     sink: int
-    lexical_carrier: int
-    query_carrier: int
-    document_carrier: int
+    document_end: int
     reader: int
     yes: int
     no: int
+    plain: Mapping[int, int]
+    silent: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strengths:
-    """How the start weighs its parts; found by trying a few values.
+    """How the start weighs its parts.
 
     Attributes:
-        match_scale: Largest score in layer 1; the higher, the sharper the line between match and no match.
-        match_threshold: Similarity of two codes from which on they match; different tokens have 0, rarely 0.5.
-        semantic: Weight of the cosine of the two bags in the answer.
-        lexical: Weight of the share of the query that was found.
+        semantic: Logits for a cosine of 1, nearly.
+        lexical: Logits for the rarest word that is found, nearly.
+        wanted: Share of that which every word of the query costs, found or not; so queries of any length compare.
+        even: Cosine at which the two answers are even, words apart.
     """
 
-    match_scale: float = 120.0
-    match_threshold: float = 0.8
-    semantic: float = 2.0
-    lexical: float = 0.5
+    semantic: float = 12.0
+    lexical: float = 1.0
+    wanted: float = 0.3
+    even: float = 0.5
 
 
+@torch.no_grad()
 def start_reranker(
-    config: Qwen3Config,
-    *,
-    content: Tensor,
-    weights: Tensor,
-    rarity: Tensor,
-    vocabulary: Vocabulary,
-    strengths: Strengths,
-    seed: int,
+    embedder: Qwen3, *, rarity: Tensor, vocabulary: Vocabulary, strengths: Strengths, seed: int
 ) -> Qwen3:
-    """A model that computes what the module describes.
+    """A model that computes what the module describes, from an embedding model that pools in its last layer.
 
     Args:
-        config: Four layers, four or more heads of 64 and as many key/value heads, an MLP of twice the content or more.
-        content: Meaning of each token, unit rows `[vocab, Places.num_content]`.
-        weights: Log weight of each token in a bag `[vocab]`.
-        rarity: Positive weight of each token among the words of a query `[vocab]`.
+        embedder: As many key/value heads as heads; its last layer ignores positions (`bag`).
+        rarity: Of each token among the words of a query, 0 to 1. `[V]`
         vocabulary: The template's tokens.
         strengths: How much each part counts.
-        seed: Fixes the codes and the projections.
+        seed: Fixes the units that have no part yet, for training to take up.
     """
-    generator = torch.Generator().manual_seed(seed)
-    model = Qwen3(config).requires_grad_(False)
+    small = embedder.config
+    config = replace(
+        small,
+        hidden_size=small.hidden_size + NUM_FLAGS,
+        num_hidden_layers=LAYERS_BELOW + small.num_hidden_layers + LAYERS_ABOVE,
+        num_attention_heads=small.num_attention_heads + 1,
+        num_key_value_heads=small.num_key_value_heads + 1,
+    )
+    model = Qwen3(config)
     for name, parameter in model.named_parameters():
         if "norm" not in name:
             parameter.zero_()
-    model.norm.weight.fill_(NORM / math.sqrt(config.hidden_size))
-    _fill_table(
-        model.embed_tokens.weight,
-        Places(config.hidden_size, config.num_attention_heads),
-        content=content,
-        weights=weights,
-        rarity=rarity,
-        vocabulary=vocabulary,
-        generator=generator,
-    )
-    _mark_fields(_Layer(model, 0))
-    _match(_Layer(model, 1), strengths, generator)
-    _gather(_Layer(model, 2))
-    _compare(_Layer(model, 3), strengths)
+    _fill_table(model.embed_tokens.weight, embedder.embed_tokens.weight, rarity, vocabulary)
+    layers = [_Layer(model, index, small.hidden_size) for index in range(config.num_hidden_layers)]
+    _mark_fields(layers[0], model.embed_tokens.weight, vocabulary)
+    _find_words(layers[1], model.embed_tokens.weight, strengths.wanted)
+    context, pooling = layers[LAYERS_BELOW:-2], layers[-2]
+    for layer, old in zip((*context, pooling), embedder.layers, strict=True):
+        assert isinstance(old, DecoderLayer)
+        layer.copy(old)
+    pairs = config.head_dim // 2
+    for layer in context:
+        _stay_in_field(layer, pairs - 2, model.embed_tokens.weight, vocabulary.document_end)
+    # The slowest pairs that this layer does not use.
+    _stay_in_field(pooling, int(pairs * FIRST_SLOW_PAIR) - 2, model.embed_tokens.weight, vocabulary.document_end)
+    _sum_found(pooling, strengths.lexical)
+    _compare(layers[-1], strengths)
+    generator = torch.Generator().manual_seed(seed)
     for name, projection in model.named_parameters():
-        if "gate_proj" in name or "up_proj" in name:  # Units that do nothing yet: training may take them up.
+        if "gate_proj" in name or "up_proj" in name:
             idle = projection.abs().sum(dim=1) == 0
             noise = torch.randn(projection.shape, generator=generator) * 0.5 / math.sqrt(config.hidden_size)
             projection[idle] = noise[idle]
-    return model.requires_grad_(True)
+    # Of the last token nothing but its score is read.
+    model.norm.weight.zero_()
+    model.norm.weight[small.hidden_size + Flag.SCORE] = READING
+    return model
 
 
 class _Layer:
-    """One layer's weights, addressed by head and coordinate."""
+    """One layer's weights, addressed by head, dimension and flag."""
 
-    def __init__(self, model: Qwen3, index: int) -> None:
+    def __init__(self, model: Qwen3, index: int, width: int) -> None:
         layer = model.layers[index]
         assert isinstance(layer, DecoderLayer)
-        attention, head_dim = layer.self_attn, model.config.head_dim
-        self.head_dim = head_dim
-        self.num_heads = model.config.num_attention_heads
-        self.q = attention.q_proj.weight.view(self.num_heads, head_dim, -1)
-        self.k = attention.k_proj.weight.view(self.num_heads, head_dim, -1)
-        self.v = attention.v_proj.weight.view(self.num_heads, head_dim, -1)
-        self.o = attention.o_proj.weight.view(-1, self.num_heads, head_dim).permute(1, 2, 0)  # [head, D, C]
+        attention, config = layer.self_attn, model.config
+        self.layer, self.width = layer, width
+        self.head_dim, self.num_heads = config.head_dim, config.num_attention_heads
+        self.q = attention.q_proj.weight.view(self.num_heads, self.head_dim, -1)
+        self.k = attention.k_proj.weight.view(self.num_heads, self.head_dim, -1)
+        self.v = attention.v_proj.weight.view(self.num_heads, self.head_dim, -1)
+        self.o = attention.o_proj.weight.view(-1, self.num_heads, self.head_dim).permute(1, 2, 0)  # [H, D, C]
+        self.norms = (attention.q_norm.weight, attention.k_norm.weight)
         self.mlp = layer.mlp
-        self.at = Places(model.config.hidden_size, self.num_heads)
+        # A norm divides by the root of the mean square, and a wider row has a smaller one.
+        self.scale = math.sqrt(width / config.hidden_size)
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
-            norm.weight.fill_(NORM / math.sqrt(model.config.hidden_size))
-        # The slower half of the rotary pairs: within 300 tokens the fastest of them turns by 0.3.
-        half = head_dim // 2
-        self.slow = [*range(half // 2, half), *range(half + half // 2, head_dim)][::-1]
-        self._norms = (attention.q_norm.weight, attention.k_norm.weight)
+            norm.weight.fill_(self.scale)
 
-    def scale(self, largest: float) -> None:
-        """Scores become `largest` times the cosine of the raw vectors."""
-        query_norm, key_norm = self._norms
-        for norm in (query_norm, key_norm):
+    def at(self, flag: Flag) -> int:
+        """Its coordinate."""
+        return self.width + flag
+
+    def flags(self, **values: float) -> Tensor:
+        """A row of a projection that reads flags alone."""
+        row = torch.zeros(self.q.shape[-1])
+        for name, value in values.items():
+            row[self.at(Flag[name])] = value
+        return row
+
+    def copy(self, old: DecoderLayer) -> None:
+        """The embedding model's layer, which neither sees nor changes the flags."""
+        mine = dict(self.layer.named_parameters())
+        for name, theirs in old.named_parameters():
+            if "layernorm" in name:
+                mine[name][: self.width] = theirs * self.scale
+            elif "proj" in name:
+                mine[name][: theirs.shape[0], : theirs.shape[1]] = theirs
+            else:
+                mine[name].copy_(theirs)
+
+    def sharpen(self, dimensions: list[int], largest: float) -> None:
+        """Scores become `largest` times the cosine of the raw vectors in these dimensions; the others are not seen."""
+        for norm in self.norms:
             norm.zero_()
-            norm[self.slow] = math.sqrt(largest / math.sqrt(self.head_dim))
+            norm[dimensions] = math.sqrt(largest / math.sqrt(self.head_dim))
 
 
-WEIGHT_UNIT = 16.0
-"""Logits are stored divided by this, so that they stay small beside a token's meaning."""
+def _fill_table(table: Tensor, old: Tensor, rarity: Tensor, vocabulary: Vocabulary) -> None:
+    """The embedding model's table, how rare words are, and the flags of the template's tokens."""
+    width = old.shape[1]
+    table[:, :width] = old
+    for token, plain in vocabulary.plain.items():
+        table[token, :width] = old[plain]
+    table[:, width + Flag.CONSTANT] = SIZE
+    table[:, width + Flag.RARITY] = SIZE * rarity
+    table[list(vocabulary.silent), width + Flag.RARITY] = 0
+    for token, flag in {
+        vocabulary.instruct_mark: Flag.INSTRUCT_MARK,
+        vocabulary.query_mark: Flag.QUERY_MARK,
+        vocabulary.document_mark: Flag.QUERY_END,
+        vocabulary.document_end: Flag.DOCUMENT_END,
+        vocabulary.colon: Flag.COLON,
+        vocabulary.sink: Flag.SINK,
+        vocabulary.reader: Flag.READER,
+    }.items():
+        table[token, width + flag] = SIZE
+    table[vocabulary.sink, :width] = 0  # so it stays through the layers in the first token, which sees itself alone
+    for answer, sign in ((vocabulary.yes, 1), (vocabulary.no, -1)):
+        table[answer, width + Flag.SCORE] = sign * SIZE
 
-FLAG = 0.5
-"""Size of the coordinate that is the same in every token; what it is multiplied with is a bias."""
 
-FIELD = 0.7
-"""Size of the coordinates that say which field a token is in."""
-
-NORM = 16.0
-"""Length of a row after a norm, whatever the model's width; what follows is tuned to it."""
-
-
-def _fill_table(
-    table: Tensor,
-    at: Places,
-    *,
-    content: Tensor,
-    weights: Tensor,
-    rarity: Tensor,
-    vocabulary: Vocabulary,
-    generator: torch.Generator,
-) -> None:
-    """The token table: what a token means, its code, its weights, and the flags of the template's tokens."""
-    table[:, at.content] = content
-    buckets = torch.rand(len(table), NUM_BUCKETS, generator=generator).topk(2, dim=1).indices + at.code.start
-    table.scatter_(1, buckets, 0.5)
-    table[:, at.constant] = FLAG
-    table[:, at.weight] = ((weights - weights.max()) / WEIGHT_UNIT).clamp(min=-1.0)
-    table[:, at.rarity] = ((rarity / rarity.max()).clamp(min=1e-4).log() / WEIGHT_UNIT).clamp(min=-1.0)
-    template = {
-        vocabulary.query_mark: {at.query_mark: 1.0},
-        vocabulary.document_mark: {at.document_mark: 1.0},
-        vocabulary.sink: {at.sink: 1.0},
-        vocabulary.lexical_carrier: {at.lexical_carrier: 1.0, at.constant: CARRIER_SIZE},
-        vocabulary.query_carrier: {at.query_carrier: 0.5},
-        vocabulary.document_carrier: {at.document_carrier: 0.5},
-        vocabulary.reader: {at.reader: 0.5, at.score: -0.8},
+def _mark_fields(layer: _Layer, table: Tensor, vocabulary: Vocabulary) -> None:
+    """Head 0 attends to the last marker that there is; the others have no part."""
+    first, second = layer.head_dim // 2 - 1, layer.head_dim - 1  # the slowest pair
+    layer.sharpen([first, second], LAST_MARKER)
+    layer.q[0, first] = layer.flags(CONSTANT=1)
+    layer.k[0, first] = layer.flags(CONSTANT=-1, DOCUMENT_END=0.5, INSTRUCT_MARK=1, QUERY_MARK=1.5, QUERY_END=4)
+    layer.k[0, second] = layer.flags(CONSTANT=1)
+    markers = {
+        vocabulary.document_end: (Flag.DOCUMENT_END, (Flag.BETWEEN,)),
+        vocabulary.instruct_mark: (Flag.INSTRUCT_MARK, (Flag.ASKED,)),
+        vocabulary.query_mark: (Flag.QUERY_MARK, (Flag.ASKED, Flag.QUERY)),
+        vocabulary.document_mark: (Flag.QUERY_END, (Flag.DOCUMENT,)),
     }
-    for token, flags in template.items():
-        table[token] = 0
-        table[token, at.constant] = FLAG
-        for coordinate, value in flags.items():
-            table[token, coordinate] = value
-    # The head is the difference of the two answers: what they have in common must not be read as relevance.
-    table[vocabulary.no] = table[vocabulary.yes]
-    table[vocabulary.yes, at.score] = ANSWER
-    table[vocabulary.no, at.score] = -ANSWER
+    for dimension, (token, (mark, fields)) in enumerate(markers.items()):
+        layer.v[0, dimension, layer.at(mark)] = 1
+        layer.o[0, dimension, [layer.at(field) for field in fields]] = _fit_marker(layer, table[token])
 
 
-def _mark_fields(layer: _Layer) -> None:
-    """Head 0 attends to the nearest marker that there is; the others have no effect."""
-    at = layer.at
-    layer.scale(48.0)
-    first, second = layer.slow[:2]
-    layer.q[0, first, at.constant] = 1
-    layer.k[0, first, [at.constant, at.query_mark, at.document_mark]] = torch.tensor([-1.0, 0.5, 4.0])
-    layer.k[0, second, at.constant] = 1
-    layer.v[0, 0, at.query_mark] = layer.v[0, 1, at.document_mark] = 1
-    marker = NORM / math.hypot(1, FLAG)  # a marker's coordinate after the input norm
-    layer.o[0, 0, at.in_query] = layer.o[0, 1, at.in_document] = FIELD / marker
+def _fit_marker(layer: _Layer, row: Tensor) -> float:
+    """The factor that makes of a marker's flag, after the norm, exactly `SIZE`, in float32 and in bfloat16.
+
+    So a mask is zero inside its field. A factor in bfloat16 alone is not as fine: the row's length is fitted to it, by
+    its score, which nothing reads.
+    """
+    gain = torch.tensor(layer.scale).bfloat16()
+    length = row.norm().item()
+    for step in range(1, 64):
+        factor = torch.tensor(length / math.sqrt(len(row)) / gain.item() * (1 + step / 1000)).bfloat16()
+        fitted = factor.item() * gain.item() * math.sqrt(len(row))
+        read = torch.tensor(SIZE * math.sqrt(len(row)) / fitted).bfloat16() * gain
+        if fitted > length and read * factor == SIZE:
+            row[row.shape[0] - NUM_FLAGS + Flag.SCORE] = math.sqrt(fitted**2 - length**2)
+            return factor.item()
+    raise AssertionError("no factor fits")
 
 
-def _match(layer: _Layer, strengths: Strengths, generator: torch.Generator) -> None:
-    """All four heads match by code, each in its own 30 directions, and average what they find."""
-    at = layer.at
-    layer.scale(strengths.match_scale)
-    field, extra, *meaning = layer.slow
-    typical = 0.5 * math.sqrt(2 * len(meaning) / NUM_BUCKETS)  # length of a code in so many random directions
-    # With a query of equal parts code and field and `slack` of a third part that the sink alone has too, the scores of
-    # a query token of similarity s and of the sink are as (1 + s) / sqrt(2) and sqrt(1 + slack**2).
-    slack = math.sqrt((1 + strengths.match_threshold) ** 2 / 2 - 1)
+def _find_words(layer: _Layer, table: Tensor, wanted: float) -> None:
+    """All heads attend to a token's equals, each by its own directions of the table, and average what they find."""
+    slow = slow_dimensions(layer.head_dim)
+    outside, *meaning = slow
+    layer.sharpen(slow, SAME_WORD)
+    content = table[:, : layer.width]
+    mean = content.mean(dim=0)
+    _, lengths, directions = torch.linalg.svd(content - mean, full_matrices=False)
+    # In directions of the same variance two words have little in common, whatever they mean.
+    white = directions / (lengths / math.sqrt(len(table))).unsqueeze(1)
     for head in range(layer.num_heads):
-        directions = torch.linalg.qr(torch.randn(NUM_BUCKETS, len(meaning), generator=generator))[0].T
+        chosen = white[head :: layer.num_heads][: len(meaning)]
         for weights in (layer.q, layer.k):
-            weights[head, meaning, at.code] = directions
-        layer.q[head, field, at.constant] = typical / FLAG
-        layer.k[head, field, at.constant] = -typical / FLAG
-        layer.k[head, field, at.in_query] = 2 * typical / FIELD
-        layer.q[head, extra, at.constant] = typical * slack / FLAG
-        layer.k[head, field, at.sink] = 100
-        layer.k[head, extra, at.sink] = 100 * slack
-        layer.v[head, :, at.code] = torch.eye(NUM_BUCKETS)
-        layer.o[head, :, at.found] = torch.eye(NUM_BUCKETS) / layer.num_heads / 32
+            weights[head, meaning, : layer.width] = chosen
+            weights[head, meaning, layer.at(Flag.CONSTANT)] = -(chosen @ mean) / SIZE
+        layer.k[head, outside] = layer.flags(CONSTANT=400, QUERY=-400, DOCUMENT=-400, COLON=1600, QUERY_END=1600)
+        layer.v[head, 0, layer.at(Flag.QUERY)] = 1
+        layer.o[head, 0, layer.at(Flag.SHARE)] = table.norm(dim=1).mean() / math.sqrt(layer.width) / layer.num_heads
 
-
-CARRIER_SIZE = 16.0
-"""Constant of the lexical carrier: large beside what it gathers, so that the norm hardly changes with that."""
-
-SUM_LENGTH = 3000.0
-"""Weight of the sink beside one document token: a mean over so many tokens is a sum, whatever the document's length."""
-
-CLIP = 4.0
-"""Where a found code stops to count, in the units of the gate."""
-
-ANSWER = 0.5
-"""Coordinate of `yes` in the direction of the score; `no` has its negative."""
-
-
-def _gather(layer: _Layer) -> None:
-    """The carriers: found and wanted codes and their overlap in one, the two bags in the others."""
-    at = layer.at
-    largest = 64.0
-    layer.scale(largest)
-    first, second, rest, base = layer.slow[:4]
-    found, wanted, *bags = range(layer.num_heads)
-    bias = 1 / FLAG
-
-    # A carrier looks along `first` or `second`; every other token along `rest`, where only the sink is.
-    for head in range(layer.num_heads):
-        layer.q[head, rest, at.constant] = FLAG
-    for head in (found, wanted):
-        layer.q[head, first, at.lexical_carrier] = 100
-    for head in bags:
-        layer.q[head, first, at.query_carrier] = layer.q[head, second, at.document_carrier] = 100
-
-    # Found codes are summed: the cosine of the sink exceeds that of a document token by log(SUM_LENGTH).
-    layer.k[found, first, at.constant] = -bias
-    layer.k[found, first, at.in_document] = 2 / FIELD
-    layer.k[found, base, at.constant] = bias
-    cosine = math.sqrt(0.5) + math.log(SUM_LENGTH / 3) / largest  # three sinks in a prompt
-    layer.k[found, first, at.sink] = 100 * cosine
-    layer.k[found, rest, at.sink] = 100 * math.sqrt(1 - cosine**2)
-
-    layer.k[wanted, first, at.constant] = -bias
-    layer.k[wanted, first, at.in_query] = 2 / FIELD
-    layer.k[wanted, first, at.rarity] = WEIGHT_UNIT / (largest * math.sqrt(0.125))
-    layer.k[wanted, base, at.constant] = bias
-    layer.k[wanted, rest, at.sink] = 8
-    for head in bags:
-        for dimension, field in ((first, at.in_query), (second, at.in_document)):
-            layer.k[head, dimension, at.constant] = -bias
-            layer.k[head, dimension, field] = 2 / FIELD
-            layer.k[head, dimension, at.weight] = WEIGHT_UNIT / (largest * math.sqrt(1 / 3))
-        layer.k[head, base, at.constant] = bias
-        layer.k[head, rest, at.sink] = 8
-
-    for carrier in (
-        at.lexical_carrier,
-        at.query_carrier,
-        at.document_carrier,
-        at.reader,
-    ):  # They follow the document; not part of it.
-        layer.k[:, first, carrier] = layer.k[:, second, carrier] = -100
-
-    layer.v[found, :, at.found] = torch.eye(NUM_BUCKETS)
-    layer.o[found, :, at.found] = torch.eye(NUM_BUCKETS) * 1.6 * SUM_LENGTH
-    layer.v[wanted, :, at.code] = torch.eye(NUM_BUCKETS)
-    layer.o[wanted, :, at.code] = torch.eye(NUM_BUCKETS) * 0.4
-    size = at.num_content // len(bags)
-    for position, head in enumerate(bags):
-        part = list(range(position * size, (position + 1) * size))
-        layer.v[head, range(size), part] = 1
-        layer.o[head, range(size), part] = 2
-
-    # wanted * (silu(x) - silu(x - c)): x is c where a code was found once.
+    # Steps of the share, times the rarity: up between the second and the first in a document, down at a word of the
+    # query, which finds nothing but itself. A step is a difference of two ramps.
     gate, up, down = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight
-    for bucket in range(NUM_BUCKETS):
-        for unit, (offset, sign) in enumerate(((0.0, 1.0), (-CLIP, -1.0))):
-            row = 2 * bucket + unit
-            gate[row, at.found.start + bucket] = 26.0
-            gate[row, at.constant] = offset / NORM  # the carrier's constant is nearly all of it
-            up[row, at.code.start + bucket] = 1.0
-            down[at.lexical, row] = sign / CLIP
+    steps = ((FIRST_SHARE, 1.0), (QUERY_SHARE, -1.0 - wanted))
+    ramps = [(share + late, size * sign) for share, size in steps for late, sign in ((0.0, 1), (RAMP, -1))]
+    for unit, (share, size) in enumerate(ramps):
+        gate[unit] = layer.flags(SHARE=STEEP, CONSTANT=-STEEP * share)
+        up[unit] = layer.flags(RARITY=1)
+        down[layer.at(Flag.FOUND), unit] = size
+
+
+def _stay_in_field(layer: _Layer, first: int, table: Tensor, end: int) -> None:
+    """Documents see themselves and the query what was asked: masks in the first halves of two rotary pairs.
+
+    Args:
+        layer: The layer.
+        first: The first pair.
+        table: The token table; what a layer reads is taken to be as long as what it would read there.
+        end: Token at which the embedding model is read.
+    """
+    document, asked = first, first + 1
+    for norm in layer.norms:
+        norm[[document, asked]] = MASKING
+    rows = F.normalize(table, dim=1) * math.sqrt(table.shape[1]) * layer.layer.input_layernorm.weight
+    for weights in (layer.q, layer.k):
+        weights[:, [document, asked]] = 0
+        lengths = torch.einsum("hdc,vc->vhd", weights, rows).norm(dim=2)
+        # Small beside the rest of a head, so that the norm over it hardly changes.
+        sizes = torch.minimum(lengths.median(dim=0).values, lengths[end]) * MASK_SIZE / SIZE
+        if weights is layer.q:
+            read = (layer.flags(DOCUMENT=-1, QUERY_END=1), layer.flags(ASKED=-1, QUERY_END=-1))
+        else:
+            read = (
+                layer.flags(CONSTANT=1, DOCUMENT=-1, QUERY_END=2, COLON=2),
+                layer.flags(CONSTANT=1, ASKED=-1, QUERY_END=-1),
+            )
+        for dimension, row in zip((document, asked), read, strict=True):
+            weights[:, dimension] = sizes.unsqueeze(1) * row
+
+
+def _sum_found(layer: _Layer, strength: float) -> None:
+    """In the head that the embedding model does not have, the last token sums what the two texts' tokens found."""
+    head, first, second = layer.num_heads - 1, layer.head_dim // 2 - 1, layer.head_dim - 1  # the slowest pair
+    query_norm, key_norm = layer.norms
+    largest = math.sqrt(layer.head_dim) * (query_norm[first] * key_norm[first]).item()
+    # The last token looks along `first`, where the three sinks have a cosine of 0.9 and a document's token less by so
+    # much that a sink weighs SUM_LENGTH / 3 of them. All others look along `second`, at the sinks alone.
+    document, sink = 0.9 - math.log(SUM_LENGTH / 3) / largest, 0.9
+    layer.q[head, first] = layer.flags(READER=100)
+    layer.q[head, second] = layer.flags(CONSTANT=1)
+    below = 0.5 - math.sqrt(1 - document**2)
+    above = 100 * math.sqrt(1 - sink**2)
+    layer.k[head, first] = layer.flags(CONSTANT=-1, DOCUMENT=1 + document, QUERY=1 + document, SINK=100 * sink)
+    layer.k[head, second] = layer.flags(CONSTANT=-0.5, DOCUMENT=below, QUERY=below, SINK=above)
+    layer.v[head, 0] = layer.flags(FOUND=1)
+    layer.o[head, 0, layer.at(Flag.SCORE)] = SUM_LENGTH * strength * FOUND
 
 
 def _compare(layer: _Layer, strengths: Strengths) -> None:
-    """The last token reads the carriers and multiplies the two bags."""
-    at = layer.at
-    layer.scale(48.0)
-    first, second = layer.slow[:2]
-    half = layer.num_heads // 2
-    size = at.num_content // half
-    for head in range(layer.num_heads):
-        layer.q[head, first, at.constant] = 1
-        layer.k[head, second, at.constant] = 1
-        carriers = (at.query_carrier, at.lexical_carrier) if head < half else (at.document_carrier,)
-        for carrier in carriers:
-            layer.k[head, first, carrier] = 1000
-        part = range(head % half * size, (head % half + 1) * size)
-        layer.v[head, range(size), part] = 1
-        shift = 0 if head < half else at.document.start
-        layer.o[head, range(size), [index + shift for index in part]] = (2.0 if head < half else 1.0) / 8
-    layer.v[0, size, at.lexical] = 1
-    layer.o[0, size, at.score] = strengths.lexical
+    """The last token reads the two ends.
+
+    What it reads is `LOUD` beside its own row, so that the next norm leaves `s`, a third of the sum of the two vectors,
+    and a constant `c`, a third of a length of `sqrt(2 C)`: with `a` the cosine, the row's square has a share of
+    `(1 + a) / (2 + a)` in the vectors and the rest in the constant.
+    """
+    slowest = layer.head_dim - 1
+    layer.sharpen([slowest], READ)
+    *readers, last = range(layer.num_heads)
+    # In one dimension a cosine is 1 or -1, whatever was rounded: those that are read weigh the same to the bit. They
+    # are the two ends and the first sink: not the one before the user's turn, nor the one behind the document.
+    ends = {"CONSTANT": -1, "DOCUMENT": -2, "QUERY_END": 4, "DOCUMENT_END": 4, "SINK": 2, "BETWEEN": -4}
+    # The rows are long by now and flags small beside them: the factor keeps them above a norm's epsilon.
+    layer.q[:, slowest] = layer.flags(CONSTANT=1) * FAR
+    layer.k[:, slowest] = layer.flags(**ends) * FAR
+    for place in range(layer.width):
+        head, dimension = divmod(place, layer.head_dim)
+        layer.v[readers[head], dimension, place] = 1
+        layer.o[readers[head], dimension, place] = LOUD
+    layer.v[last, 0] = layer.flags(SINK=1)
+    # The sink's row is two flags and nothing else, so that its norm makes each sqrt(C / 2).
+    layer.o[last, 0, layer.at(Flag.CONSTANT)] = 2 * LOUD
+
+    # silu(x) x + silu(-x) (-x) = x^2
     gate, up, down = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight
-    for index in range(at.num_content):
-        for sign in (1.0, -1.0):
-            row = 2 * index + (sign < 0)
-            gate[row, index] = sign
-            up[row, at.document.start + index] = sign
-            down[at.score, row] = strengths.semantic / 128
+    compared = min(layer.width, len(gate) // 2 - 1)  # the last are of least weight in Matryoshka's order
+    squared = [(place, strengths.semantic) for place in range(compared)]
+    squared.append((layer.at(Flag.CONSTANT), -strengths.semantic * (1 + strengths.even)))
+    for unit, (coordinate, weight) in enumerate(squared):
+        for row, sign in ((2 * unit, 1.0), (2 * unit + 1, -1.0)):
+            gate[row, coordinate] = up[row, coordinate] = sign
+            down[layer.at(Flag.SCORE), row] = weight * SQUARE / layer.width

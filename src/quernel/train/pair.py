@@ -9,7 +9,7 @@ with the stage that it was in, and within it where that takes long:
     teacher      vectors of tokens and texts from a larger model; without one the table starts at random
     table        train the one-layer embedding model as a bag of tokens
     layers       insert layers below the pooling layer and train them, as `quernel train` trains any model
-    start        build the reranker from the table: a mechanism in ordinary weights
+    start        build the reranker around the embedding model: a mechanism in ordinary weights
     negatives    find what the embedding model takes for answers
     reranker     train the reranker on it, as `quernel train` trains any reranker
     export       both folders, and the loss curves
@@ -35,6 +35,7 @@ from tokenizers import Tokenizer
 from quernel.errors import SettingsError
 from quernel.model.config import Qwen3Config
 from quernel.model.qwen3 import Qwen3
+from quernel.model.weights import load_model
 from quernel.train.bag import pooling_layer, start_bag
 from quernel.train.batches import Mixture, Sampler
 from quernel.train.contamination import ContaminationFilter, read_evaluation_texts
@@ -43,8 +44,7 @@ from quernel.train.curves import draw_curves
 from quernel.train.export import write_embedder, write_reranker
 from quernel.train.fit import OnStep, fit
 from quernel.train.grow import insert_layers
-from quernel.train.interaction import NUM_LAYERS, Places, Strengths, Vocabulary, start_reranker
-from quernel.train.narrow import NarrowObjective, start_narrow
+from quernel.train.interaction import Strengths, Vocabulary, start_reranker
 from quernel.train.pair_negatives import write_negatives
 from quernel.train.pair_settings import PairSettings, ShapeSettings, TableRun
 from quernel.train.recipe import Recipe
@@ -52,7 +52,7 @@ from quernel.train.sources import SUFFIX, Row, list_sources, read_rows
 from quernel.train.teacher import Targets, encode_with_teacher, fit_projection, project, token_weights
 from quernel.train.trainer import Schedule, TableObjective, TableWeights, bag_embed, train
 from quernel.train.vectors import KnownVectors, hashes_of, write_vectors
-from quernel.train.vocabulary import END_OF_TEXT, token_id, train_tokenizer
+from quernel.train.vocabulary import END_OF_TEXT, THINK_TOKENS, token_id, train_tokenizer
 
 EMBEDDER, RERANKER = "tiny-embedding", "tiny-reranker"
 MAX_QUERY_TOKENS = 64
@@ -384,52 +384,55 @@ def _fit(shop: Workshop, name: str, raw: Mapping[str, Any]) -> None:
 
 
 def make_start(shop: Workshop) -> None:
-    """Narrow the table, and build the reranker from it."""
-    tokenizer, corpus, settings = shop.tokenizer(), shop.corpus(), shop.settings.reranker
-    end_token = token_id(tokenizer, END_OF_TEXT)
-    table, run = shop.table(), settings.narrow
-    places = Places(settings.shape.hidden_size, settings.shape.num_attention_heads)
-    narrow = start_narrow(table, corpus, places.num_content, end_token=end_token)
-    sampler = _sampler(shop, corpus, run.max_document_tokens, seed=run.seed, crops=run.crops)
-    objective = NarrowObjective(narrow, table, sampler, end_token=end_token, blocks=run.blocks, pairs=run.pairs)
-    schedule = Schedule(steps=run.steps, rate=run.rate, table_rate=run.rate)
-    train(narrow, objective, schedule, report=shop.say)
-
-    content, logits = narrow.parts()
+    """Build the reranker around the embedding model."""
+    folder, settings = shop.work / "layers" / "model", shop.settings.reranker
+    embedder = load_model(folder, Qwen3Config.load(folder), dtype=torch.float32, device=torch.device("cpu"))
     counts = _counts(shop) + 1
-    rarity = torch.from_numpy(-np.log(counts / counts.sum())).float() - COMMON
-    # What stands between the fields belongs to neither.
-    between = [token_id(tokenizer, ">:"), *tokenizer.encode("\n", add_special_tokens=False).ids]
-    rarity = rarity.clamp(min=0.02)
-    rarity[between], logits[between] = 0.02, logits.min() - 8
+    information = torch.from_numpy(-np.log(counts / counts.sum())).float()
     model = start_reranker(
-        config_of(settings.shape, NUM_LAYERS),
-        content=content,
-        weights=logits,
-        rarity=rarity,
-        vocabulary=reranker_vocabulary(tokenizer),
+        embedder,
+        rarity=((information - COMMON) / (RARE - COMMON)).clamp(0, 1),
+        vocabulary=reranker_vocabulary(shop.tokenizer()),
         strengths=Strengths(**settings.strengths),
         seed=settings.seed,
     )
-    write_reranker(shop.work / "reranker-start", model, tokenizer)
+    write_reranker(shop.work / "reranker-start", model, shop.tokenizer())
 
 
-COMMON = 3.0
-"""Tokens of a probability above exp(-3) are worth nothing as words to be found."""
+COMMON, RARE = 5.0, 17.0
+"""Tokens of a probability above exp(-5) are worth nothing as words to be found; at exp(-17) they are worth most."""
 
 
 def reranker_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
     """The tokens of the reranking prompt that the reranker's start is built on."""
+
+    def last(text: str) -> int:
+        token: int = tokenizer.encode(text, add_special_tokens=False).ids[-1]
+        return token
+
+    instruct, query, document, colon, start, end = (
+        token_id(tokenizer, token) for token in ("<Instruct", "<Query", "<Document", ">:", "<|im_start|>", "<|im_end|>")
+    )
+    end_of_text = token_id(tokenizer, END_OF_TEXT)
+    between = (last("assistant"), *(token_id(tokenizer, token) for token in THINK_TOKENS), last("\n"), last("\n\n"))
     return Vocabulary(
-        query_mark=token_id(tokenizer, "<Query"),
-        document_mark=token_id(tokenizer, "<Document"),
-        sink=token_id(tokenizer, "<|im_start|>"),
-        lexical_carrier=token_id(tokenizer, "assistant"),
-        query_carrier=token_id(tokenizer, "<think>"),
-        document_carrier=token_id(tokenizer, "</think>"),
-        reader=tokenizer.encode("\n\n", add_special_tokens=False).ids[-1],
+        instruct_mark=instruct,
+        query_mark=query,
+        document_mark=document,
+        colon=colon,
+        sink=start,
+        document_end=end,
+        reader=last("\n\n"),
         yes=token_id(tokenizer, "yes"),
         no=token_id(tokenizer, "no"),
+        plain={
+            instruct: last("Instruct"),
+            query: last("Query"),
+            colon: last(":"),
+            document: end_of_text,
+            end: end_of_text,
+        },
+        silent=(instruct, query, document, colon, start, end, *between),
     )
 
 
@@ -490,7 +493,7 @@ STAGES: Mapping[str, Stage] = {
     "teacher": Stage(make_teacher, ("teacher",)),
     "table": Stage(make_table, ("table", "mixture")),
     "layers": Stage(make_layers, ("layers",), ("layers",)),
-    "start": Stage(make_start, ("reranker.shape", "reranker.narrow", "reranker.strengths")),
+    "start": Stage(make_start, ("reranker.seed", "reranker.strengths")),
     "negatives": Stage(make_negatives, ("reranker.mined",), ("negatives",)),
     "reranker": Stage(make_reranker, ("reranker",), ("reranker",)),
     "export": Stage(export, ()),

@@ -149,19 +149,6 @@ class LayersSettings(Table):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NarrowSettings(Table):
-    """The run that makes the reranker's bag of the table."""
-
-    steps: int
-    rate: float
-    blocks: int
-    pairs: int
-    max_document_tokens: int
-    crops: float
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class MinedSettings(Table):
     """The rows that the reranker learns from: negatives that the embedding model finds.
 
@@ -189,9 +176,7 @@ class RerankerSettings(Table):
     """How the reranker is made.
 
     Attributes:
-        shape: Its shape.
         seed: Fixes its start.
-        narrow: Its bag.
         strengths: How its start weighs its parts; see `interaction.Strengths`.
         mined: Its rows.
         model: The recipe's `[model]`.
@@ -199,9 +184,7 @@ class RerankerSettings(Table):
         stages: The recipe's `[[stages]]`.
     """
 
-    shape: ShapeSettings
     seed: int
-    narrow: NarrowSettings
     strengths: Mapping[str, float]
     mined: MinedSettings
     model: Mapping[str, Any]
@@ -255,11 +238,7 @@ class PairSettings:
         try:
             table, reranker = raw["table"], raw["reranker"]
             runs = tuple(TableRun.read(run, "table.runs") for run in table["runs"])
-            parts = {
-                "shape": ShapeSettings.read(reranker["shape"], "reranker.shape"),
-                "narrow": NarrowSettings.read(reranker["narrow"], "reranker.narrow"),
-                "mined": MinedSettings.read(reranker["mined"], "reranker.mined"),
-            }
+            mined = MinedSettings.read(reranker["mined"], "reranker.mined")
             return cls(
                 shape=ShapeSettings.read(raw["shape"], "shape"),
                 text=TextSettings.read(raw["text"], "text"),
@@ -267,7 +246,7 @@ class PairSettings:
                 teacher=TeacherSettings.read(raw["teacher"], "teacher"),
                 table=TableSettings.read({**table, "runs": runs}, "table"),
                 layers=LayersSettings.read(raw["layers"], "layers"),
-                reranker=RerankerSettings.read({**reranker, **parts}, "reranker"),
+                reranker=RerankerSettings.read({**reranker, "mined": mined}, "reranker"),
             )
         except KeyError as error:
             raise SettingsError(f"The recipe lacks [{error.args[0]}].", param=str(error.args[0])) from error

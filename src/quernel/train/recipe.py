@@ -86,6 +86,7 @@ class StageSettings(Table):
         steps: Optimiser steps.
         rate: Peak learning rate.
         rates: Other peak rates, by the beginning of a parameter's name; 0 keeps parameters as they are.
+        keep_zeros: Whether weights that are exactly zero stay so: a model that was built and not drawn keeps its shape.
         batch: Rows in a step.
         sources: Sources that a step draws its rows from; several teach the model to tell kinds apart.
         warmup: Share of the steps over which the rate rises.
@@ -104,6 +105,7 @@ class StageSettings(Table):
     steps: int
     rate: float
     rates: Mapping[str, float] = field(default_factory=dict)
+    keep_zeros: bool = False
     batch: int = 64
     sources: int = 1
     warmup: float = 0.05

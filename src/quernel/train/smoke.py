@@ -73,8 +73,6 @@ def smoke_settings(settings: PairSettings) -> PairSettings:
         ),
         reranker=replace(
             settings.reranker,
-            shape=replace(settings.reranker.shape, vocab_size=1024),
-            narrow=replace(settings.reranker.narrow, steps=4, blocks=2, pairs=32, max_document_tokens=64),
             mined=replace(settings.reranker.mined, rows=20, candidates=60, count=2, first=0),
             model={},
             stages=tuple({**one, **stage, "batch": 4} for one in settings.reranker.stages[:1]),
