@@ -55,8 +55,9 @@ def write_smoke_data(folder: Path, *, seed: int = 0) -> None:
 
 
 def smoke_settings(settings: PairSettings) -> PairSettings:
-    """The given settings, cut to a few small steps; shapes are kept where the reranker's start depends on them."""
+    """The given settings, cut to a few small steps of smaller models."""
     stage = {"steps": 2, "batch": 16, "sources": 2, "save_every": 1}
+    rates = {"embed_tokens": 0.0, "layers.": 0.0, "norm": 0.0, "layers.4.mlp.": 1e-3}  # the last layer's, of fewer
     runs = tuple(
         replace(run, steps=4, blocks=2, pairs=32, max_document_tokens=64, only=()) for run in settings.table.runs
     )
@@ -75,6 +76,6 @@ def smoke_settings(settings: PairSettings) -> PairSettings:
             settings.reranker,
             mined=replace(settings.reranker.mined, rows=20, candidates=60, count=2, first=0),
             model={},
-            stages=tuple({**one, **stage, "batch": 4} for one in settings.reranker.stages[:1]),
+            stages=tuple({**one, **stage, "batch": 4, "rates": rates} for one in settings.reranker.stages[:1]),
         ),
     )
