@@ -214,7 +214,7 @@ def reranking_table(reranker: Reranker, tasks: Sequence[Retrieval], runs: Mappin
 
 
 def told_apart(task: Retrieval, dense: Run, scores: Run) -> float:
-    """Area under the curve of scores of all queries: relevant documents against negatives as training mines them."""
+    """Area under the curve of scores of all queries: each relevant document against negatives mined below it."""
     from sklearn.metrics import roc_auc_score
 
     draw = np.random.default_rng(0)

@@ -5,18 +5,18 @@ what the embedding model holds there, and beside it a few flags. What the layers
 `... <Instruct>: {instruction}\\n<Query>: {query}\\n<Document>: {document}<|im_end|> ... \\n\\n`:
 
     fields    every token attends to the field marker above it (`<Instruct`, `<Query`, `<Document`): it learns its field
-    words     every token attends to its equals in query and document, itself among them. Where the first of n equals
-              in a document finds m in the query it learns m / (m + n); an MLP makes of it 1 for the first and 0 for
-              the others, times how rare the word is. So a word counts once, as in BM25 with full saturation
-    context   the embedding model's own layers, where a document sees itself alone, and a query what is before it.
+    words     every token attends to its equals in query and document, itself among them. The n-th of a word in a
+              document, where the query has it m times, learns m / (m + n); an MLP makes of it 1 for the first and 0
+              for the others, times how rare the word is. So a word counts once, as in BM25 with full saturation
+    context   the embedding model's own layers, where a document sees itself alone, and the query what was asked.
               `<Document` and `<|im_end|>` play the end tokens of the two texts
-    pooling   the embedding model's last layer: these two tokens now hold the vectors of query and document
-    compare   the last token reads half the sum of the two vectors, whose length is their cosine, and sums the words
-              that the document's tokens found
+    pooling   the embedding model's last layer: these two tokens now hold the vectors of query and document. In a
+              head that it does not have the last token sums what was found, less a share of what was wanted
+    compare   the last token reads the sum of the two vectors, whose length tells their cosine
 
 Three facts make this exact. A mask is a dimension of q and k where q is small, k zero inside the field and the norms'
-weights so large that outside the score is far below all others. A SwiGLU unit squares a small number:
-silu(ex) x = e x^2 / 2 to first order. A sink of weight L makes a mean over n < L tokens a sum over L.
+weights so large that outside the score is far below all others. A pair of SwiGLU units squares: silu(x) x + silu(-x)
+(-x) = x^2. A sink of weight L makes a mean over n tokens their sum divided by L + n, nearly by L.
 
 Shapes:
     V   vocabulary                            C   width of the embedding model
@@ -34,7 +34,7 @@ from torch import Tensor
 
 from quernel.model.layers import DecoderLayer
 from quernel.model.qwen3 import Qwen3
-from quernel.train.bag import FIRST_SLOW_PAIR, slow_dimensions
+from quernel.train.bag import slow_dimensions
 
 
 class Flag(IntEnum):
@@ -46,14 +46,14 @@ class Flag(IntEnum):
     QUERY_END = 3  # `<Document`, which also marks the document
     DOCUMENT_END = 4
     SINK = 5
-    COLON = 6  # behind each marker, in no field
+    COLON = 6  # behind each marker; no part of the document
     BETWEEN = 7  # behind the system's part, before the instruction
     ASKED = 8  # in the instruction or the query
     QUERY = 9
     DOCUMENT = 10
     RARITY = 11  # of a word, 0 to 1
     SHARE = 12  # of the query in the token's equals
-    FOUND = 13  # rarity of a word of the query that is here first in the document
+    FOUND = 13  # rarity of a word of the query that is here first in the document; what it costs, in the query
     SCORE = 14
     READER = 15  # the token whose score is read
 
@@ -67,7 +67,7 @@ SIZE = 0.25
 """Of a flag; small beside a token's 26, so that the norms divide by what they divided by."""
 
 LAST_MARKER = 300.0
-"""Score of the last marker; the one before it has 24 less."""
+"""Score of the last marker, nearly; the one before it has 130 less or more."""
 
 SAME_WORD = 60.0
 """Score of a token and its equal; of two words of cosine 0.9, which is rare, 54."""
@@ -175,11 +175,10 @@ def start_reranker(
     for layer, old in zip((*context, pooling), embedder.layers, strict=True):
         assert isinstance(old, DecoderLayer)
         layer.copy(old)
-    pairs = config.head_dim // 2
     for layer in context:
-        _stay_in_field(layer, pairs - 2, model.embed_tokens.weight, vocabulary.document_end)
+        _stay_in_field(layer, config.head_dim // 2 - 2, model.embed_tokens.weight, vocabulary.document_end)
     # The slowest pairs that this layer does not use.
-    _stay_in_field(pooling, int(pairs * FIRST_SLOW_PAIR) - 2, model.embed_tokens.weight, vocabulary.document_end)
+    _stay_in_field(pooling, slow_dimensions(config.head_dim)[0] - 2, model.embed_tokens.weight, vocabulary.document_end)
     _sum_found(pooling, strengths.lexical)
     _compare(layers[-1], strengths)
     generator = torch.Generator().manual_seed(seed)
@@ -298,7 +297,7 @@ def _fit_marker(layer: _Layer, row: Tensor) -> float:
         fitted = factor.item() * gain.item() * math.sqrt(len(row))
         read = torch.tensor(SIZE * math.sqrt(len(row)) / fitted).bfloat16() * gain
         if fitted > length and read * factor == SIZE:
-            row[row.shape[0] - NUM_FLAGS + Flag.SCORE] = math.sqrt(fitted**2 - length**2)
+            row[layer.at(Flag.SCORE)] = math.sqrt(fitted**2 - length**2)
             return factor.item()
     raise AssertionError("no factor fits")
 

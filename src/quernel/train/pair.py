@@ -36,6 +36,7 @@ from quernel.errors import SettingsError
 from quernel.model.config import Qwen3Config
 from quernel.model.qwen3 import Qwen3
 from quernel.model.weights import load_model
+from quernel.prompts.templates import ANSWERS
 from quernel.train.bag import pooling_layer, start_bag
 from quernel.train.batches import Mixture, Sampler
 from quernel.train.contamination import ContaminationFilter, read_evaluation_texts
@@ -52,7 +53,7 @@ from quernel.train.sources import SUFFIX, Row, list_sources, read_rows
 from quernel.train.teacher import Targets, encode_with_teacher, fit_projection, project, token_weights
 from quernel.train.trainer import Schedule, TableObjective, TableWeights, bag_embed, train
 from quernel.train.vectors import KnownVectors, hashes_of, write_vectors
-from quernel.train.vocabulary import END_OF_TEXT, THINK_TOKENS, token_id, train_tokenizer
+from quernel.train.vocabulary import END_OF_TEXT, SPECIAL_TOKENS, THINK_TOKENS, token_id, train_tokenizer
 
 EMBEDDER, RERANKER = "tiny-embedding", "tiny-reranker"
 MAX_QUERY_TOKENS = 64
@@ -127,14 +128,14 @@ class Workshop:
 
     def table(self) -> Qwen3:
         """What the stage `table` left."""
-        model = Qwen3(config_of(self.settings.shape, 1))
+        model = Qwen3(table_config(self.settings.shape))
         model.load_state_dict(torch.load(self.work / "table.pt", weights_only=True))
         return model
 
 
-def config_of(shape: ShapeSettings, num_layers: int) -> Qwen3Config:
-    """The config of a model."""
-    return Qwen3Config(num_hidden_layers=num_layers, tie_word_embeddings=True, dtype="bfloat16", **asdict(shape))
+def table_config(shape: ShapeSettings) -> Qwen3Config:
+    """The config of the one-layer model that the table is trained as."""
+    return Qwen3Config(num_hidden_layers=1, tie_word_embeddings=True, dtype="bfloat16", **asdict(shape))
 
 
 def make_simplified(shop: Workshop) -> None:
@@ -262,7 +263,7 @@ def make_table(shop: Workshop) -> None:
         known = KnownVectors(shop.work / "teacher.npz")
         texts = np.flatnonzero(known.holds(corpus.hashes)).astype(np.int32)
         targets = Targets(texts, known.of(corpus.hashes[texts]))
-    model = start_bag(config_of(shape, 1), tokens, _token_weights(shop, _counts(shop)), end_token=end_token)
+    model = start_bag(table_config(shape), tokens, _token_weights(shop, _counts(shop)), end_token=end_token)
 
     def run(settings: TableRun) -> dict[str, torch.Tensor]:
         _train_table(shop, model, settings, corpus, targets)
@@ -296,9 +297,7 @@ def _train_table(shop: Workshop, model: Qwen3, run: TableRun, corpus: Corpus, ta
         similarity=settings.similarity,
         judged=settings.judged,
     )
-    sampler = _sampler(
-        shop, corpus, run.max_document_tokens, crops=run.crops, seed=run.seed, only=run.only, instructed=True
-    )
+    sampler = _sampler(shop, corpus, run)
     embed = bag_embed(model, end_token=token_id(shop.tokenizer(), END_OF_TEXT))
     train(
         model,
@@ -309,28 +308,19 @@ def _train_table(shop: Workshop, model: Qwen3, run: TableRun, corpus: Corpus, ta
     )
 
 
-def _sampler(
-    shop: Workshop,
-    corpus: Corpus,
-    max_document_tokens: int,
-    *,
-    seed: int,
-    crops: float,
-    only: Sequence[str] = (),
-    instructed: bool = False,
-) -> Sampler:
+def _sampler(shop: Workshop, corpus: Corpus, run: TableRun) -> Sampler:
     settings, tokenizer = shop.settings.mixture, shop.tokenizer()
 
     def chosen(*kinds: str) -> dict[str, float]:
-        return {name: share for name, share in shop.shares(*kinds).items() if not only or name in only}
+        return {name: share for name, share in shop.shares(*kinds).items() if not run.only or name in run.only}
 
     mixture = Mixture(
         retrieval=chosen("retrieval"),
         symmetric=chosen("symmetric", "translation"),
-        crops=crops,
-        instructed=1 - settings.bare if instructed else 0.0,
+        crops=run.crops,
+        instructed=1 - settings.bare,
         default_task=settings.generic,
-        symmetric_instructed=1 - settings.symmetric_bare if instructed else 0.0,
+        symmetric_instructed=1 - settings.symmetric_bare,
     )
     return Sampler(
         corpus,
@@ -338,8 +328,8 @@ def _sampler(
         mixture,
         end_token=token_id(tokenizer, END_OF_TEXT),
         max_query_tokens=MAX_QUERY_TOKENS,
-        max_document_tokens=max_document_tokens,
-        seed=seed,
+        max_document_tokens=run.max_document_tokens,
+        seed=run.seed,
     )
 
 
@@ -385,18 +375,18 @@ def _fit(shop: Workshop, name: str, raw: Mapping[str, Any]) -> None:
 
 def make_start(shop: Workshop) -> None:
     """Build the reranker around the embedding model."""
-    folder, settings = shop.work / "layers" / "model", shop.settings.reranker
+    folder, settings, tokenizer = shop.work / "layers" / "model", shop.settings.reranker, shop.tokenizer()
     embedder = load_model(folder, Qwen3Config.load(folder), dtype=torch.float32, device=torch.device("cpu"))
     counts = _counts(shop) + 1
     information = torch.from_numpy(-np.log(counts / counts.sum())).float()
     model = start_reranker(
         embedder,
         rarity=((information - COMMON) / (RARE - COMMON)).clamp(0, 1),
-        vocabulary=reranker_vocabulary(shop.tokenizer()),
+        vocabulary=reranker_vocabulary(tokenizer),
         strengths=Strengths(**settings.strengths),
         seed=settings.seed,
     )
-    write_reranker(shop.work / "reranker-start", model, shop.tokenizer())
+    write_reranker(shop.work / "reranker-start", model, tokenizer)
 
 
 COMMON, RARE = 5.0, 17.0
@@ -410,10 +400,11 @@ def reranker_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         token: int = tokenizer.encode(text, add_special_tokens=False).ids[-1]
         return token
 
-    instruct, query, document, colon, start, end = (
-        token_id(tokenizer, token) for token in ("<Instruct", "<Query", "<Document", ">:", "<|im_start|>", "<|im_end|>")
+    instruct, query, document, colon = (
+        token_id(tokenizer, token) for token in ("<Instruct", "<Query", "<Document", ">:")
     )
-    end_of_text = token_id(tokenizer, END_OF_TEXT)
+    end_of_text, start, end = (token_id(tokenizer, token) for token in SPECIAL_TOKENS)
+    yes, no = (token_id(tokenizer, answer) for answer in ANSWERS)
     between = (last("assistant"), *(token_id(tokenizer, token) for token in THINK_TOKENS), last("\n"), last("\n\n"))
     return Vocabulary(
         instruct_mark=instruct,
@@ -423,8 +414,8 @@ def reranker_vocabulary(tokenizer: Tokenizer) -> Vocabulary:
         sink=start,
         document_end=end,
         reader=last("\n\n"),
-        yes=token_id(tokenizer, "yes"),
-        no=token_id(tokenizer, "no"),
+        yes=yes,
+        no=no,
         plain={
             instruct: last("Instruct"),
             query: last("Query"),

@@ -197,7 +197,6 @@ def train(
         if parameter.requires_grad:
             (table if name.startswith("embed_tokens") else others).append(parameter)
     groups = [{"params": table, "lr": schedule.table_rate}, {"params": others, "lr": schedule.rate}]
-    groups = [group for group in groups if group["params"]]
     peaks = [float(group["lr"]) for group in groups]  # type: ignore[arg-type]
     optimiser = torch.optim.AdamW(groups, weight_decay=0.0, betas=(0.9, 0.999), fused=True)
     started = reported = time.monotonic()
