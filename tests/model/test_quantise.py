@@ -127,6 +127,16 @@ def test_nothing_is_overwritten_and_nothing_quantised_twice(tmp_path):
     assert not (tmp_path / "again").exists()
 
 
+def test_a_model_that_does_not_bear_8_bits_is_neither_written_nor_loaded_in_them(tmp_path):
+    model = make_checkpoint(tmp_path / "model", layers=1)
+    edit_json(model / "config.json", quantizable=False)
+    with pytest.raises(SettingsError, match="not for this model"):
+        write_quantised(model, tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
+    with pytest.raises(SettingsError, match="not for this model"):
+        Embedder(model, dtype="int8")
+
+
 def test_scales_that_are_missing_or_of_another_length_are_refused(tmp_path):
     original = make_checkpoint(tmp_path / "model", layers=1)
     write_quantised(original, tmp_path / "int8")

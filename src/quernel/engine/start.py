@@ -81,6 +81,8 @@ def start_engine(spec: EngineSpec, on_batch: OnBatch | None = None, *, is_alone:
     """
     device = resolve_device(spec.device)
     dtype = run_aside(partial(resolve_dtype, spec.dtype, device, stored_dtype(spec.source)))
+    if dtype is torch.int8:
+        spec.config.check_quantisable()
     chunk_rows = CPU_CHUNK_ROWS if device.type == "cpu" else None
 
     def load(dtype: torch.dtype) -> Qwen3:

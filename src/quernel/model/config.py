@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quernel.errors import ConfigError, UnsupportedModelError
+from quernel.errors import ConfigError, SettingsError, UnsupportedModelError
 
 ARCHITECTURES = ("Qwen3ForCausalLM", "Qwen3Model", "Qwen3ForSequenceClassification")
 """What `architectures` may say: the official files, the bare model, and reranker conversions with a `score` head."""
 
 
-QUANTISATION_KEY = "quantization_config"
+QUANTISATION_KEY, QUANTISABLE_KEY = "quantization_config", "quantizable"
 
 SYMMETRIC_INT8 = {"num_bits": 8, "type": "int", "symmetric": True}
 
@@ -51,6 +51,7 @@ class Qwen3Config:
         rms_norm_eps: Added to the mean square before the root.
         tie_word_embeddings: Whether the language-model head is the embedding table.
         dtype: The type the files say they are stored in, if they say.
+        quantisable: Whether the layers may be computed in 8 bits: `quantizable` in `config.json`, a word of ours.
     """
 
     vocab_size: int
@@ -65,6 +66,7 @@ class Qwen3Config:
     rms_norm_eps: float = 1e-6
     tie_word_embeddings: bool = False
     dtype: str | None = None
+    quantisable: bool = True
 
     def __post_init__(self) -> None:
         for name in (
@@ -176,7 +178,21 @@ class Qwen3Config:
             rms_norm_eps=rms_norm_eps,
             tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
             dtype=raw.get("dtype") or raw.get("torch_dtype"),
+            quantisable=raw.get(QUANTISABLE_KEY) is not False,
         )
+
+    def check_quantisable(self) -> None:
+        """Refuse 8 bits for a model that does not bear them.
+
+        Raises:
+            SettingsError: It says so.
+        """
+        if not self.quantisable:
+            raise SettingsError(
+                "int8 is not for this model: in 8 bits its answers would be noise, as its config.json says.",
+                param="dtype",
+                hint="Compute it in 'auto'; other models may be in 8 bits beside it.",
+            )
 
 
 def _check_quantisation(raw_config: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from quernel.errors import SettingsError
-from quernel.model.config import INT8_CONFIG, QUANTISATION_KEY, load_json
+from quernel.model.config import INT8_CONFIG, QUANTISATION_KEY, Qwen3Config, load_json
 from quernel.model.linear import quantise, rounding
 from quernel.model.rewrite import rewrite
 from quernel.model.weights import MATRIX_SUFFIX, SCALE_SUFFIX
@@ -34,10 +34,12 @@ def write_quantised(
 
     Raises:
         CheckpointError: The weights are missing, broken, or of another shape than the configuration's.
-        SettingsError: `source` is a GGUF file or in 8 bits already, or `target` holds something.
+        SettingsError: `source` is a GGUF file, in 8 bits already or not to be, or `target` holds something.
     """
-    if source.is_dir() and load_json(source / "config.json").get(QUANTISATION_KEY):
-        raise SettingsError(f"{source} is quantised already.", param="model", hint="Take the original checkpoint.")
+    if source.is_dir():
+        if load_json(source / "config.json").get(QUANTISATION_KEY):
+            raise SettingsError(f"{source} is quantised already.", param="model", hint="Take the original checkpoint.")
+        Qwen3Config.load(source).check_quantisable()
     left: list[str] = []
 
     def parts(name: str, tensor: Tensor) -> dict[str, Tensor]:

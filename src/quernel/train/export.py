@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from quernel.model.config import Qwen3Config
+from quernel.model.config import QUANTISABLE_KEY, Qwen3Config
 from quernel.model.qwen3 import Qwen3
 from quernel.prompts.templates import ANSWERS, CARD_TEMPLATE, DEFAULT_INSTRUCTION, QUERY_PROMPT
 from quernel.train.vocabulary import END_OF_TEXT, SPECIAL_TOKENS, THINK_TOKENS, append_end_token, token_id
@@ -143,6 +143,7 @@ def _config(config: Qwen3Config, *, bos_token_id: int, eos_token_id: int) -> dic
         "num_attention_heads": config.num_attention_heads,
         "num_hidden_layers": config.num_hidden_layers,
         "num_key_value_heads": config.num_key_value_heads,
+        **({} if config.quantisable else {QUANTISABLE_KEY: False}),
         "rms_norm_eps": config.rms_norm_eps,
         "rope_scaling": None,
         "rope_theta": int(config.rope_theta),

@@ -162,6 +162,7 @@ def start_reranker(
         num_hidden_layers=LAYERS_BELOW + small.num_hidden_layers + LAYERS_ABOVE,
         num_attention_heads=small.num_attention_heads + 1,
         num_key_value_heads=small.num_key_value_heads + 1,
+        quantisable=False,
     )
     model = Qwen3(config)
     for name, parameter in model.named_parameters():
