@@ -4,7 +4,8 @@ Everything below is ordinary weights of an ordinary Qwen3; nothing at run time k
 what the embedding model holds there, and beside it a few flags. What the layers do on the prompt
 `... <Instruct>: {instruction}\\n<Query>: {query}\\n<Document>: {document}<|im_end|> ... \\n\\n`:
 
-    fields    every token attends to the field marker above it (`<Instruct`, `<Query`, `<Document`): it learns its field
+    fields    every token attends to the field marker above it (`<Instruct`, `<Query`, `<Document`): it learns its
+              field. Markers that a document writes are words of it
     words     every token attends to its equals in query and document, itself among them. The n-th of a word in a
               document, where the query has it m times, learns m / (m + n); an MLP makes of it 1 for the first and 0
               for the others, times how rare the word is. So a word counts once, as in BM25 with full saturation
@@ -74,6 +75,9 @@ SAME_WORD = 60.0
 
 FIRST_SHARE, QUERY_SHARE, RAMP, STEEP = 0.4, 0.8, 0.05, 1000.0
 """Where the steps begin: the first equal in a document has a share of 1/2, the second of 1/3, a query's word of 1."""
+
+REPEATED_SHARE = 0.2
+"""Where the step begins that knows the second `<Document`, whose share is 1/3, from the first, whose share is 0."""
 
 MASK_SIZE, MASKING = 0.05, 100.0
 """Share of a head's length that a mask takes, and the norms' weight of its dimension: together a score of some -200."""
@@ -268,7 +272,7 @@ def _fill_table(table: Tensor, old: Tensor, rarity: Tensor, vocabulary: Vocabula
 
 
 def _mark_fields(layer: _Layer, table: Tensor, vocabulary: Vocabulary) -> None:
-    """Head 0 attends to the last marker that there is; the others have no part."""
+    """Head 0 attends to the last kind of marker that there is; head 1 tells a document's markers from the prompt's."""
     first, second = layer.head_dim // 2 - 1, layer.head_dim - 1  # the slowest pair
     layer.sharpen([first, second], LAST_MARKER)
     layer.q[0, first] = layer.flags(CONSTANT=1)
@@ -280,9 +284,26 @@ def _mark_fields(layer: _Layer, table: Tensor, vocabulary: Vocabulary) -> None:
         vocabulary.query_mark: (Flag.QUERY_MARK, (Flag.ASKED, Flag.QUERY)),
         vocabulary.document_mark: (Flag.QUERY_END, (Flag.DOCUMENT,)),
     }
+    factors = {}
     for dimension, (token, (mark, fields)) in enumerate(markers.items()):
         layer.v[0, dimension, layer.at(mark)] = 1
-        layer.o[0, dimension, [layer.at(field) for field in fields]] = _fit_marker(layer, table[token])
+        factors[mark] = _fit_marker(layer, table[token])
+        layer.o[0, dimension, [layer.at(field) for field in fields]] = factors[mark]
+
+    # The n-th `<Document` attends to all n and to the end of the system's turn, which no text can repeat. What their
+    # shares differ by, (n - 1) / (n + 1), is 0 for the first. All other tokens attend to neither.
+    layer.q[1, first] = layer.flags(CONSTANT=-1, QUERY_END=2)
+    layer.k[1, first] = layer.flags(CONSTANT=-1, DOCUMENT_END=2, QUERY_END=2)
+    for dimension, (mark, sign) in enumerate(((Flag.QUERY_END, 1), (Flag.DOCUMENT_END, -1))):
+        layer.v[1, dimension, layer.at(mark)] = 1
+        layer.o[1, dimension, layer.at(Flag.SHARE)] = sign * factors[mark]
+    # The others lose the mark, and are a word of the document like any other.
+    read = SIZE / factors[Flag.QUERY_END]
+    steps = ((REPEATED_SHARE, -1.0), (REPEATED_SHARE + RAMP, 1.0))
+    for unit, (share, sign) in enumerate(steps):
+        layer.mlp.gate_proj.weight[unit] = layer.flags(SHARE=STEEP, CONSTANT=-STEEP * share)
+        layer.mlp.up_proj.weight[unit] = layer.flags(QUERY_END=1)
+        layer.mlp.down_proj.weight[layer.at(Flag.QUERY_END), unit] = sign * SIZE / (STEEP * RAMP * read**2)
 
 
 def _fit_marker(layer: _Layer, row: Tensor) -> float:
