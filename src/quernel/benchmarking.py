@@ -128,7 +128,8 @@ class Benchmark:
         model: An embedding model or a reranker.
         config: Its shape.
         repetitions: How often each workload runs, after one run that is not counted.
-        num_singles: How many single requests are timed.
+        num_singles: How many single requests are timed, at most.
+        singles_seconds: How long they may take in all; five are timed in any case.
         report: Called with a line of progress.
     """
 
@@ -136,6 +137,7 @@ class Benchmark:
     config: Qwen3Config
     repetitions: int = 5
     num_singles: int = 50
+    singles_seconds: float = 5.0
     report: Callable[[str], None] = field(default=lambda line: None)
 
     def workloads(self) -> list[str]:
@@ -174,8 +176,10 @@ class Benchmark:
             send(texts)
             seconds.append(time.perf_counter() - start)
             self.report(f"{name}: {repetition + 1} of {self.repetitions}, {num_tokens / seconds[-1]:,.0f} tokens/s")
-        singles = []
+        singles: list[float] = []
         for index in range(self.num_singles):
+            if len(singles) >= 5 and sum(singles) > self.singles_seconds:
+                break
             start = time.perf_counter()
             send(
                 [texts[0], texts[index % (len(texts) - 1) + 1]]

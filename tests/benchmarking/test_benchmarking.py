@@ -30,6 +30,11 @@ def test_own_texts_are_measured(embedder):
     assert (len(measured.seconds), len(measured.single_seconds), len(measured.ceiling_flops)) == (3, 4, 3)
 
 
+def test_single_requests_end_with_their_time(embedder):
+    measured = Benchmark(embedder, embedder.config, repetitions=1, singles_seconds=0.0).run("mine", ["one", "another"])
+    assert len(measured.single_seconds) == 5
+
+
 def request():
     from quernel import EmbeddingRequest
 

@@ -108,7 +108,7 @@ def test_every_shared_set_is_kept_out_and_shares_nothing_with_what_is_left():
     texts = [list(read_evaluation_texts(folder)) for folder in folders]
     held = [windows(map(normalise, part)) for part in texts]
     assert all(len(part) for part in held), [folder.name for folder in folders]
-    known = np.unique(np.concatenate(held))
+    known = np.sort(np.concatenate(held))
     held_out = ContaminationFilter(text for part in texts for text in part)
     refused = kept = 0
     for name in ("commands_tldr", "bitext_tldr", "wiki_wikitext2", "qa_en_pubmedqa", "mrc_zh_cmrc2018", "sci_tldr"):

@@ -294,7 +294,7 @@ def _mark_fields(layer: _Layer, table: Tensor, vocabulary: Vocabulary) -> None:
     # shares differ by, (n - 1) / (n + 1), is 0 for the first. All other tokens attend to neither.
     layer.q[1, first] = layer.flags(CONSTANT=-1, QUERY_END=2)
     layer.k[1, first] = layer.flags(CONSTANT=-1, DOCUMENT_END=2, QUERY_END=2)
-    for dimension, (mark, sign) in enumerate(((Flag.QUERY_END, 1), (Flag.DOCUMENT_END, -1))):
+    for dimension, (mark, sign) in enumerate(((Flag.QUERY_END, 1.0), (Flag.DOCUMENT_END, -1.0))):
         layer.v[1, dimension, layer.at(mark)] = 1
         layer.o[1, dimension, layer.at(Flag.SHARE)] = sign * factors[mark]
     # The others lose the mark, and are a word of the document like any other.
