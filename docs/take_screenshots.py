@@ -2,7 +2,8 @@
 
 Pages are those of a gateway with a month behind it (`tests/support/showroom.py`), looked at with the Chromium of this
 machine under the address https://models.example.com, which is this machine's for that browser alone. Figures of live
-traffic, times and the text of a new key are others each time; all else is the same on the same day and the same fonts.
+traffic, times and the text of a new key are others each time; all else is the same on the same day and the same fonts:
+Debian's fonts-noto-core and fonts-noto-cjk.
 """
 
 import argparse
