@@ -11,7 +11,7 @@ serve: $(VENV)/.runs  ## serve the built-in models on http://127.0.0.1:1234 (MOD
 	$(BIN)/quernel serve --port $(PORT) $(if $(MODEL),--model $(MODEL))
 
 test: $(VENV)/.tests  ## run the tests, in two processes (ARGS="-k embed")
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.checks  ## lint, types, import layers, generated documentation
 	$(BIN)/ruff check .
