@@ -37,9 +37,10 @@ def write_quantised(
         SettingsError: `source` is a GGUF file, in 8 bits already or not to be, or `target` holds something.
     """
     if source.is_dir():
-        if load_json(source / "config.json").get(QUANTISATION_KEY):
+        raw = load_json(source / "config.json")
+        if raw.get(QUANTISATION_KEY):
             raise SettingsError(f"{source} is quantised already.", param="model", hint="Take the original checkpoint.")
-        Qwen3Config.load(source).check_quantisable()
+        Qwen3Config.from_dict(raw).check_quantisable()
     left: list[str] = []
 
     def parts(name: str, tensor: Tensor) -> dict[str, Tensor]:

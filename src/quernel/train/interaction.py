@@ -25,7 +25,7 @@ Shapes:
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -240,6 +240,14 @@ class _Layer:
             else:
                 mine[name].copy_(theirs)
 
+    def add_steps(self, steps: Sequence[tuple[float, float]], *, of: Flag, to: Flag) -> None:
+        """From each share on, so many times a flag is added to another. A step is a difference of two ramps."""
+        ramps = [(share + late, size * sign) for share, size in steps for late, sign in ((0.0, 1), (RAMP, -1))]
+        for unit, (share, size) in enumerate(ramps):
+            self.mlp.gate_proj.weight[unit] = self.flags(SHARE=STEEP, CONSTANT=-STEEP * share)
+            self.mlp.up_proj.weight[unit] = self.flags(**{of.name: 1})
+            self.mlp.down_proj.weight[self.at(to), unit] = size
+
     def sharpen(self, dimensions: list[int], largest: float) -> None:
         """Scores become `largest` times the cosine of the raw vectors in these dimensions; the others are not seen."""
         for norm in self.norms:
@@ -297,13 +305,10 @@ def _mark_fields(layer: _Layer, table: Tensor, vocabulary: Vocabulary) -> None:
     for dimension, (mark, sign) in enumerate(((Flag.QUERY_END, 1.0), (Flag.DOCUMENT_END, -1.0))):
         layer.v[1, dimension, layer.at(mark)] = 1
         layer.o[1, dimension, layer.at(Flag.SHARE)] = sign * factors[mark]
-    # The others lose the mark, and are a word of the document like any other.
+    # All but the first lose the mark, and are words of the document like any other.
     read = SIZE / factors[Flag.QUERY_END]
-    steps = ((REPEATED_SHARE, -1.0), (REPEATED_SHARE + RAMP, 1.0))
-    for unit, (share, sign) in enumerate(steps):
-        layer.mlp.gate_proj.weight[unit] = layer.flags(SHARE=STEEP, CONSTANT=-STEEP * share)
-        layer.mlp.up_proj.weight[unit] = layer.flags(QUERY_END=1)
-        layer.mlp.down_proj.weight[layer.at(Flag.QUERY_END), unit] = sign * SIZE / (STEEP * RAMP * read**2)
+    mark_itself = SIZE / (STEEP * RAMP * read**2)
+    layer.add_steps([(REPEATED_SHARE, -mark_itself)], of=Flag.QUERY_END, to=Flag.QUERY_END)
 
 
 def _fit_marker(layer: _Layer, row: Tensor) -> float:
@@ -343,15 +348,8 @@ def _find_words(layer: _Layer, table: Tensor, wanted: float) -> None:
         layer.v[head, 0, layer.at(Flag.QUERY)] = 1
         layer.o[head, 0, layer.at(Flag.SHARE)] = table.norm(dim=1).mean() / math.sqrt(layer.width) / layer.num_heads
 
-    # Steps of the share, times the rarity: up between the second and the first in a document, down at a word of the
-    # query, which finds nothing but itself. A step is a difference of two ramps.
-    gate, up, down = layer.mlp.gate_proj.weight, layer.mlp.up_proj.weight, layer.mlp.down_proj.weight
-    steps = ((FIRST_SHARE, 1.0), (QUERY_SHARE, -1.0 - wanted))
-    ramps = [(share + late, size * sign) for share, size in steps for late, sign in ((0.0, 1), (RAMP, -1))]
-    for unit, (share, size) in enumerate(ramps):
-        gate[unit] = layer.flags(SHARE=STEEP, CONSTANT=-STEEP * share)
-        up[unit] = layer.flags(RARITY=1)
-        down[layer.at(Flag.FOUND), unit] = size
+    # Up between the second and the first in a document, down at a word of the query, which finds nothing but itself.
+    layer.add_steps([(FIRST_SHARE, 1.0), (QUERY_SHARE, -1.0 - wanted)], of=Flag.RARITY, to=Flag.FOUND)
 
 
 def _stay_in_field(layer: _Layer, first: int, table: Tensor, end: int) -> None:
